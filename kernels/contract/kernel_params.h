@@ -1,0 +1,43 @@
+// One parameter struct per kernel family, passed by value (`const __grid_constant__ Params p`). Compiled by g++ and nvcc.
+#pragma once
+#include "params.h"
+
+namespace fqla {
+
+// gdn_recurrent_*: grid (value_heads * tiles, rows low, rows high); a block has value columns [tile, tile + 1) * V / tiles of one row and head.
+struct RecurrentParams {
+    Forward call;
+    int32_t tiles;             // of V
+    int32_t streaming_stores;  // states leave the L2 first
+};
+
+static_assert(sizeof(RecurrentParams) == 552, "layout");
+
+// Tokens of a chunk of the portable backward. A row's chunks count from its start. They are numbered through all rows without any of the
+// device's offsets being known to the host: chunk c of row n has slot  begin(n) / kBackwardChunk + n + c,  begin(n) the tokens in front of it.
+constexpr int32_t kBackwardChunk = 32;
+
+constexpr int64_t backward_slots(int64_t tokens, int64_t rows) { return tokens / kBackwardChunk + rows; }
+
+// gdn_backward_*. Arrays are f32 in the workspace; those with [slots] or [tokens] hold one segment: slots first_slot to first_slot + slots - 1,
+// and tokens (slot - first_slot) * kBackwardChunk + token of the chunk.
+struct BackwardParams {
+    Backward call;
+    float* chunk_states;      // [slots, HV, K, V]    S at a chunk's start
+    float* chunk_gradients;   // [slots, HV, K, V]    D = dL/dS at a chunk's end
+    float* residuals;         // [tokens, HV, V]      e = v - S'^T k
+    float* delta_gradients;   // [tokens, HV, V]      dL/du
+    float* head_dq;           // [tokens, HV, K]      before the sum over value heads and the norm
+    float* head_dk;           // [tokens, HV, K]
+    float* segment_states;    // [segments, HV, K, V] S at a segment's start; null with one segment
+    float* carried_gradient;  // [2, HV, K, V]        D at a segment's start, for the segment before; by parity of the segment
+    float* partial_sums;      // [all slots, HV, 2]   da and dg g, summed over a chunk; null where not wanted
+    int64_t first_slot, slots, all_slots;
+    int32_t segment, segments;
+    int32_t tiles;            // of V (gdn_backward_scan_*)
+    int32_t find_segments;    // gdn_backward_scan_*: only segment_states are made
+};
+
+static_assert(sizeof(BackwardParams) == 904 + 9 * 8 + 3 * 8 + 4 * 4, "layout");
+
+}  // namespace fqla

@@ -1,0 +1,59 @@
+// Sizes that kernels and planner share for the Hopper pipeline: chunk records in the workspace, shared memory, threads.
+#pragma once
+#include <stdint.h>
+
+namespace fqla {
+
+constexpr int kChunk = 64;        // tokens of a chunk
+constexpr int kHeadDim = 128;     // K and V of the tensor-core engines
+constexpr int kTileBytes = 8192;  // 64 x 64 16-bit values
+
+// What the solve leaves for each (chunk, value head): two 64 x 64 tiles as wgmma wants them (swizzled), then per-token factors in f32.
+struct ChunkRecord {
+    static constexpr int kSolve = 0;              // strict(A) o Gamma
+    static constexpr int kScores = kTileBytes;    // scale Gamma o (Q K^T), lower
+    static constexpr int kFactors = 2 * kTileBytes;
+    // Arrays of kChunk floats, in this order, then the chunk's decay.
+    enum Factor { beta, read_k, write_k, read_q, decay };
+    static constexpr int kFactorBytes = 4 * kChunk * 4 + 16;
+    static constexpr int kBytes = 2 * kTileBytes + 1152;
+};
+
+// Records are numbered by slots that need no prefix sum: row n starts at floor(begin / 64) + n, which leaves room for its last, ragged chunk.
+constexpr int64_t chunk_slots(int64_t rows, int64_t tokens, int64_t max_tokens, bool offsets) {
+    return offsets ? tokens / kChunk + rows : rows * ((max_tokens + kChunk - 1) / kChunk);
+}
+
+// kernels/sm90/solve.cu
+struct SolveLayout {
+    static constexpr int kThreads = 128;
+    static constexpr int kLowerStride = 72;  // floats a row: eight banks apart, so that fragments load without conflicts
+    // q and k, until their products are in registers; then the lower matrix and the two tiles.
+    static constexpr int kQ = 0, kK = 2 * kTileBytes;
+    static constexpr int kLower = 0, kScores = kChunk * kLowerStride * 4, kSolve = kScores + kTileBytes;
+    static constexpr int kFactors = kSolve + kTileBytes;
+    static constexpr int kMaxHeads = 8;                           // of a block
+    static constexpr int kTokens = kFactors + 1152;               // gates, then betas of the block's heads
+    static constexpr int kWarp = kTokens + 2 * kMaxHeads * kChunk * 4;  // gate sums and column factors of each warp
+    static constexpr int kNorms = kWarp + 4 * 2 * kChunk * 4;     // of k, of q
+    static constexpr int kBarrier = kNorms + 2 * kChunk * 4;
+    static constexpr int kBytes = kBarrier + 16;
+};
+static_assert(SolveLayout::kSolve + kTileBytes >= 4 * kTileBytes, "q and k fit below the factors");
+
+// kernels/sm90/forward.cu: `math` warpgroups of 64 V rows each and one loading warp.
+template <int Math, bool Output>
+struct ForwardLayout {
+    static constexpr int kThreads = Math == 1 ? 160 : 384;  // a warpgroup loads where setmaxnreg has to share out registers
+    static constexpr int kStages = 3;
+    static constexpr int kK = 0, kSolve = 2 * kTileBytes, kV = kSolve + kTileBytes;
+    static constexpr int kQ = kV + Math * kTileBytes, kScores = kQ + 2 * kTileBytes;
+    static constexpr int kStageBytes = Output ? kScores + kTileBytes : kQ;
+    static constexpr int kOut = kStages * kStageBytes;                      // 2 KB a math warp
+    static constexpr int kFactors = kOut + (Output ? Math * kTileBytes : 0);
+    static constexpr int kBarriers = kFactors + kStages * 1152;
+    static constexpr int kBytes = kBarriers + 16 * kStages + 16;
+};
+static_assert(ForwardLayout<2, true>::kBytes <= 227 * 1024, "shared memory of a block");
+
+}  // namespace fqla

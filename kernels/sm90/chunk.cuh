@@ -1,0 +1,54 @@
+// Where chunks lie: slots of the solve, and which tokens they cover.
+#pragma once
+#include <cuda_fp16.h>
+
+#include "layouts.h"
+#include "rows.h"
+
+namespace fqla::sm90 {
+
+__device__ __forceinline__ int64_t chunks_of(int64_t length) { return (length + kChunk - 1) / kChunk; }
+
+__device__ __forceinline__ int64_t first_slot(const Rows& rows, int64_t n, const RowTokens& row) {
+    return rows.offsets ? row.begin / kChunk + n : n * chunks_of(rows.max_tokens);
+}
+
+struct ChunkPlace {
+    int64_t row;     // -1: this slot is of no row
+    RowTokens tokens;
+    int64_t chunk;   // within the row
+};
+
+// Row of a slot: the last one whose first slot is not behind it, found by a whole warp, 32 rows a step.
+__device__ __forceinline__ ChunkPlace place_of(const Rows& rows, int64_t slot) {
+    ChunkPlace p{-1, {}, 0};
+    if (!rows.offsets) {
+        const int64_t chunks = chunks_of(rows.max_tokens);
+        p.row = slot / chunks;
+        p.chunk = slot - p.row * chunks;
+        p.tokens = row_tokens(rows, p.row);
+        return p;
+    }
+    const int lane = threadIdx.x % 32;
+    int64_t low = 0, count = rows.count;  // the row is in [low, low + count)
+    while (count > 1) {
+        const int64_t step = (count + 31) / 32, probe = low + lane * step;
+        const bool before = lane * step < count && first_slot(rows, probe, row_tokens(rows, probe)) <= slot;
+        const int last = 31 - __clz(__ballot_sync(~0u, before) | 1u);
+        low += last * step;
+        count = count - last * step < step ? count - last * step : step;
+    }
+    p.tokens = row_tokens(rows, low);
+    p.chunk = slot - first_slot(rows, low, p.tokens);
+    if (p.chunk < chunks_of(p.tokens.length)) p.row = low;
+    return p;
+}
+
+// Scalars of any floating dtype.
+__device__ __forceinline__ float load_scalar(const View& x, int64_t at) {
+    if (x.dtype == FLASHQLA_DTYPE_F32) return static_cast<const float*>(x.data)[at];
+    const uint32_t bits = static_cast<const uint16_t*>(x.data)[at];
+    return x.dtype == FLASHQLA_DTYPE_BF16 ? __uint_as_float(bits << 16) : __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
+}
+
+}  // namespace fqla::sm90

@@ -1,0 +1,33 @@
+// A ring of stages between one loading warp and the warps that read. It alone knows stage and phase.
+#pragma once
+#include "mbarrier.cuh"
+
+namespace fqla::sm90 {
+
+// Shared memory of a ring: `Stages` barriers "filled", then `Stages` barriers "free".
+template <int Stages>
+class Ring {
+public:
+    static constexpr int kBytes = 16 * Stages;
+
+    __device__ __forceinline__ explicit Ring(uint32_t barriers) : barriers_(barriers) {}
+
+    // By one thread, before any other use. `readers` arrivals free a stage.
+    __device__ __forceinline__ void init(uint32_t readers) const {
+        for (int s = 0; s < Stages; ++s) barrier_init(barriers_ + 8 * s, 1), barrier_init(barriers_ + 8 * (Stages + s), readers);
+    }
+
+    __device__ __forceinline__ uint32_t stage() const { return stage_; }
+    __device__ __forceinline__ uint32_t filled() const { return barriers_ + 8 * stage_; }
+    __device__ __forceinline__ void wait_free() const { barrier_wait(barriers_ + 8 * (Stages + stage_), phase_ ^ 1); }
+    __device__ __forceinline__ void wait_filled() const { barrier_wait(filled(), phase_); }
+    __device__ __forceinline__ void release() const { barrier_arrive(barriers_ + 8 * (Stages + stage_)); }
+    __device__ __forceinline__ void advance() {
+        if (++stage_ == Stages) stage_ = 0, phase_ ^= 1;
+    }
+
+private:
+    uint32_t barriers_, stage_ = 0, phase_ = 0;
+};
+
+}  // namespace fqla::sm90

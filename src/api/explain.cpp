@@ -1,0 +1,88 @@
+#include "explain.h"
+
+#include <cstring>
+
+#include "device.h"
+#include "engines.h"
+
+namespace fqla {
+namespace {
+
+// Engine names by image and by CPU kernel, as literals: they are valid for ever.
+const char* cpu_name(const char* simd) {
+    constexpr const char* names[] = {"cpu portable", "cpu avx2", "cpu avx512", "cpu neon"};
+    for (const char* name : names)
+        if (!strcmp(name + 4, simd)) return name;
+    return "cpu";
+}
+
+const char* recurrent_name(Image image) {
+    switch (image) {
+        case Image::sm_80: return "recurrent sm_80";
+        case Image::sm_90a: return "recurrent sm_90a";
+        case Image::sm_100f: return "recurrent sm_100f";
+        case Image::sm_120f: return "recurrent sm_120f";
+        case Image::ptx: return "recurrent PTX";
+        default: return "recurrent";
+    }
+}
+
+void print_steps(const Plan& plan, TextWriter& text) {
+    for (int i = 0; i < plan.step_count; i++) {
+        const Step& s = plan.steps[i];
+        text.print("  launch %s grid %u x %u x %u, %u threads, %u bytes shared", kKernels[static_cast<int>(s.kernel)].symbol, s.grid[0], s.grid[1], s.grid[2],
+                   s.threads, s.shared_bytes);
+        if (s.when == When::each_segment) text.print(", for each of %d segments of %lld tokens", plan.segments, static_cast<long long>(plan.segment_tokens));
+        text.print("\n");
+    }
+}
+
+void print_workspace(const Plan& plan, TextWriter& text) {
+    text.print("  workspace %llu bytes", static_cast<unsigned long long>(plan.workspace.total_bytes()));
+    const char* before = ": ";
+    for (int r = 0; r < static_cast<int>(Region::count); r++)
+        if (const uint64_t bytes = plan.workspace.bytes(static_cast<Region>(r))) {
+            text.print("%s%s %llu", before, region_name(static_cast<Region>(r)), static_cast<unsigned long long>(bytes));
+            before = ", ";
+        }
+    text.print("\n");
+}
+
+}  // namespace
+
+const char* engine_name(const Plan& plan, const Caps& caps) {
+    if (plan.status) return "none";
+    return caps.cuda ? recurrent_name(caps.image) : cpu_name(caps.simd_name);
+}
+
+void explain(const Request& request, const Caps& caps, const char* device_name, TextWriter& text) {
+    const Form& f = request.problem.form;
+    const Bounds& b = request.bounds;
+    const Plan plan = make_plan(request, caps);
+    text.print("%s, %lld rows, %lld tokens, at most %lld a row, heads %d/%d, K %d, V %d\n", request.op == FLASHQLA_OP_FORWARD ? "forward" : "backward",
+               static_cast<long long>(b.rows), static_cast<long long>(b.tokens), static_cast<long long>(b.max_tokens), f.key_heads, f.value_heads, f.key_dim,
+               f.value_dim);
+    text.print("  device %s: engine %s, %s\n", device_name, engine_name(plan, caps), plan.reason);
+    print_steps(plan, text);
+    print_workspace(plan, text);
+    for (const Engine& engine : kEngines)
+        if (const char* why = engine.refuses(request, caps)) text.print("  not %s: %s\n", engine.name, why);
+}
+
+bool kernels_of(const Problem* problem, int32_t op, const Caps& caps, bool (&wanted)[kKernelSlots], char (&why)[sizeof Plan::reason]) {
+    for (bool& w : wanted) w = !problem;
+    if (!problem) return true;
+    bool supported = false;
+    // A call of one token and a long one, aligned or not, with and without state options: between them they meet every kernel.
+    for (int bits = 0; bits < 16; bits++) {
+        const int64_t tokens = bits & 1 ? 1 : int64_t{1} << 20;
+        const StateUse use{(bits & 2) != 0, (bits & 2) != 0, (bits & 4) != 0, (bits & 4) != 0};
+        const Plan plan = make_plan({op, *problem, {1, tokens, tokens, false}, use, (bits & 8) != 0}, caps);
+        if (plan.status) memcpy(why, plan.reason, sizeof why);
+        else supported = true;
+        for (int i = 0; i < plan.step_count; i++) wanted[static_cast<int>(plan.steps[i].kernel)] = true;
+    }
+    return supported;
+}
+
+}  // namespace fqla

@@ -1,0 +1,19 @@
+// From a plan's step and a call to the bytes that the step's kernel takes as its one parameter. No driver in here.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "kernel_params.h"
+#include "plan.h"
+
+namespace fqla {
+
+struct KernelArgs {
+    alignas(64) unsigned char bytes[4096];  // the most that a kernel's parameters may be everywhere
+};
+
+// Fills `out` and returns the size of the kernel's parameter struct; 0: the step's kernel does not belong to this operation (a bug).
+size_t make_kernel_args(const Step& step, int32_t segment, const Plan& plan, const Forward& call, void* workspace, KernelArgs& out);
+size_t make_kernel_args(const Step& step, int32_t segment, const Plan& plan, const Backward& call, void* workspace, KernelArgs& out);
+
+}  // namespace fqla

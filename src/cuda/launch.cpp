@@ -1,0 +1,77 @@
+// Plans onto a stream: parameters filled, kernels enqueued. Never waits, never allocates, never reads device memory.
+#include "device.h"
+#include "driver.h"
+#include "kernel_args.h"
+#include "loader.h"
+#include "status.h"
+
+namespace fqla::cuda {
+namespace {
+
+struct Target {
+    const Driver& driver;
+    const Caps& caps;
+    CUstream stream;
+};
+
+int32_t launch(const Target& on, const Step& step, void* params) {
+    CUkernel kernel = nullptr;
+    if (const int32_t s = get_kernel(on.driver, on.caps, step.kernel, on.stream, kernel)) return s;
+    CUlaunchConfig config{};
+    config.gridDimX = step.grid[0];
+    config.gridDimY = step.grid[1];
+    config.gridDimZ = step.grid[2];
+    config.blockDimX = step.threads;
+    config.blockDimY = config.blockDimZ = 1;
+    config.sharedMemBytes = step.shared_bytes;
+    config.hStream = on.stream;
+    void* arguments[] = {params};
+    // A CUkernel stands wherever a CUfunction does: the driver takes the current context's.
+    FQLA_TRY(on.driver, cuLaunchKernelEx, &config, reinterpret_cast<CUfunction>(kernel), arguments, nullptr);
+    return FLASHQLA_STATUS_OK;
+}
+
+// All kernels first, so that NOT_WARM comes before anything is enqueued.
+int32_t load_all(const Target& on, const Plan& plan) {
+    CUkernel kernel = nullptr;
+    for (int i = 0; i < plan.step_count; i++)
+        if (const int32_t s = get_kernel(on.driver, on.caps, plan.steps[i].kernel, on.stream, kernel)) return s;
+    return FLASHQLA_STATUS_OK;
+}
+
+template <class Call>
+int32_t run_steps(const Target& on, const Plan& plan, When when, int segment, const Call& call, void* workspace) {
+    KernelArgs args;
+    for (int i = 0; i < plan.step_count; i++) {
+        if (plan.steps[i].when != when) continue;
+        if (!make_kernel_args(plan.steps[i], segment, plan, call, workspace, args))
+            return fail(FLASHQLA_STATUS_INTERNAL, "%s does not belong to this operation", kKernels[static_cast<int>(plan.steps[i].kernel)].symbol);
+        if (const int32_t s = launch(on, plan.steps[i], &args)) return s;
+    }
+    return FLASHQLA_STATUS_OK;
+}
+
+template <class Call>
+int32_t run_plan(const Caps& caps, const Plan& plan, const Call& call, void* workspace, void* stream) {
+    if (const int32_t s = check_context(caps)) return s;
+    const Driver* driver = nullptr;
+    if (const int32_t s = open_driver(driver)) return s;
+    const Target on{*driver, caps, static_cast<CUstream>(stream)};
+    if (const int32_t s = load_all(on, plan)) return s;
+    if (const int32_t s = run_steps(on, plan, When::before, 0, call, workspace)) return s;
+    for (int segment = plan.segments - 1; segment >= 0; segment--)
+        if (const int32_t s = run_steps(on, plan, When::each_segment, segment, call, workspace)) return s;
+    return run_steps(on, plan, When::after, 0, call, workspace);
+}
+
+}  // namespace
+
+int32_t launch_forward(const Caps& caps, const Plan& plan, const Forward& call, void* workspace, void* stream) {
+    return run_plan(caps, plan, call, workspace, stream);
+}
+
+int32_t launch_backward(const Caps& caps, const Plan& plan, const Backward& call, void* workspace, void* stream) {
+    return run_plan(caps, plan, call, workspace, stream);
+}
+
+}  // namespace fqla::cuda

@@ -1,0 +1,54 @@
+// A plan: which engine serves a request, with which kernels, grids and workspace. Pure: no driver, no environment, no globals, no
+// allocation; the same request and caps give the same plan.
+#pragma once
+#include <cstdint>
+
+#include "caps.h"
+#include "problem.h"
+#include "variants.h"
+#include "workspace.h"
+
+namespace fqla {
+
+// When a step runs. A plan whose chunk states would not fit works segment after segment, the last one first (backward).
+enum class When : uint8_t { before, each_segment, after };
+
+struct Step {
+    KernelId kernel;
+    When when;
+    uint32_t grid[3];
+    uint32_t threads;
+    uint32_t shared_bytes;  // dynamic
+};
+
+struct Plan {
+    static constexpr int kMaxSteps = 12;
+    int32_t status;  // FLASHQLA_STATUS_OK, or UNSUPPORTED with the reason
+    int32_t engine;  // FLASHQLA_ENGINE_*
+    int32_t step_count;
+    int32_t segments;        // >= 1
+    int64_t segment_tokens;  // of a row
+    Step steps[kMaxSteps];
+    Workspace workspace;
+    uint64_t saved_bytes;
+    char reason[256];
+
+    int32_t launches() const;
+    void add(const Step& step);
+};
+
+// Beyond this, a plan works segment after segment.
+constexpr uint64_t kWorkspaceLimit = 8ull << 30;
+
+// The choice among engines. Never allocates, never fails: a request that cannot be served has status UNSUPPORTED and a reason.
+Plan make_plan(const Request& request, const Caps& caps);
+
+// The most workspace that any call within the request's bounds takes (see flashqla_query_info.workspace_bytes).
+uint64_t most_workspace_bytes(const Request& request, const Caps& caps);
+
+// Engines' own planners: fill steps, workspace and segments of a plan that has been decided on.
+void plan_forward_recurrent(const Request& request, const Caps& caps, Plan& plan);  // recurrent_plan.cpp
+void plan_backward_portable(const Request& request, const Caps& caps, Plan& plan);  // backward_plan.cpp
+void plan_cpu(const Request& request, const Caps& caps, Plan& plan);                // cpu_plan.cpp
+
+}  // namespace fqla

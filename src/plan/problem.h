@@ -1,0 +1,33 @@
+// What the planner knows of a call: numbers from the host, never a pointer.
+#pragma once
+#include <cstdint>
+
+#include "params.h"
+
+namespace fqla {
+
+struct Problem {
+    Form form;
+    uint64_t flags;   // FLASHQLA_PROBLEM_*
+    int32_t engine;   // FLASHQLA_ENGINE_*
+};
+
+struct Bounds {
+    int64_t rows, tokens, max_tokens;
+    bool offsets;  // rows are cut on the device; else all have max_tokens
+};
+
+// Which parts of flashqla_state a call uses.
+struct StateUse {
+    bool read, write, checkpoints, token_states;
+};
+
+struct Request {
+    int32_t op;  // FLASHQLA_OP_*
+    Problem problem;
+    Bounds bounds;
+    StateUse state;
+    bool aligned_16_bytes;  // q, k, v, out and their strides
+};
+
+}  // namespace fqla

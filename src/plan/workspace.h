@@ -1,0 +1,54 @@
+// The one ledger of workspace: planning books regions, running finds them again by the same key, so size and offsets cannot disagree.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace fqla {
+
+// Every region that any engine keeps in the caller's workspace.
+enum class Region : uint8_t {
+    gates,          // resolved log gates, f32 [tokens, HV]
+    betas,          // resolved betas, f32 [tokens, HV]
+    key_norms,      // 1/sqrt(sum k^2 + eps), f32 [tokens, HK]
+    query_norms,    // the same of q
+    segment_states, // states at the start of each segment
+    chunk_states,   // states at the start of each chunk of one segment
+    state_gradient, // D = dL/dS carried from segment to segment
+    head_gradients, // dq, dk of each value head before they are summed
+    partial_sums,   // dA_log, ddt_bias before they are summed
+    deltas,         // u_t of a chunk
+    count
+};
+
+inline const char* region_name(Region r) {
+    constexpr const char* names[] = {"gates", "betas", "key_norms", "query_norms", "segment_states", "chunk_states", "state_gradient", "head_gradients", "partial_sums", "deltas"};
+    static_assert(sizeof(names) / sizeof(names[0]) == static_cast<size_t>(Region::count), "a name for each region");
+    return names[static_cast<size_t>(r)];
+}
+
+class Workspace {
+public:
+    static constexpr uint64_t kAlignment = 256;
+
+    void book(Region r, uint64_t bytes) {
+        entries_[static_cast<size_t>(r)] = {total_, bytes};
+        total_ += (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    }
+    uint64_t total_bytes() const { return total_; }
+    uint64_t bytes(Region r) const { return entries_[static_cast<size_t>(r)].bytes; }
+    // Null where the region was not booked.
+    template <class T>
+    T* at(Region r, void* base) const {
+        const Entry& e = entries_[static_cast<size_t>(r)];
+        return e.bytes ? reinterpret_cast<T*>(static_cast<char*>(base) + e.offset) : nullptr;
+    }
+
+private:
+    struct Entry {
+        uint64_t offset, bytes;
+    };
+    Entry entries_[static_cast<size_t>(Region::count)] = {};
+    uint64_t total_ = 0;
+};
+
+}  // namespace fqla

@@ -1,0 +1,64 @@
+#include "buffer.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "random.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
+namespace numeric {
+
+Buffer::Buffer(size_t bytes, uint64_t seed) : base_(nullptr), host_(bytes + 2 * kGuard, uint8_t{0xFF}) {
+    Random random(seed);
+    for (size_t i = 0; seed && i + 8 <= bytes; i += 8) {
+        const uint64_t bits = random.bits();
+        std::memcpy(host() + i, &bits, 8);
+    }
+    base_ = static_cast<uint8_t*>(fqla_dev_alloc(&session().device, host_.size()));
+    if (!base_) {
+        std::fprintf(stderr, "%zu bytes of device memory: %s\n", host_.size(), fqla_dev_error(&session().device));
+        std::abort();
+    }
+    upload();
+}
+
+Buffer::~Buffer() {
+    guard(false);
+    fqla_dev_free(&session().device, base_);
+}
+
+void Buffer::upload() {
+    guard(false);
+    if (fqla_dev_upload(&session().device, base_, host_.data(), host_.size())) std::fprintf(stderr, "upload: %s\n", fqla_dev_error(&session().device));
+    guard(true);
+}
+
+const uint8_t* Buffer::download(bool& guards_kept) {
+    guard(false);
+    after_.resize(host_.size());
+    if (fqla_dev_download(&session().device, after_.data(), base_, after_.size())) std::fprintf(stderr, "download: %s\n", fqla_dev_error(&session().device));
+    guard(true);
+    const size_t behind = kGuard + bytes();
+    guards_kept = !std::memcmp(after_.data(), host_.data(), kGuard) && !std::memcmp(after_.data() + behind, host_.data() + behind, kGuard);
+    return downloaded();
+}
+
+void Buffer::guard(bool on) const {
+#if defined(__SANITIZE_ADDRESS__)
+    if (session().cuda()) return;
+    if (on) {
+        __asan_poison_memory_region(base_, kGuard);
+        __asan_poison_memory_region(base_ + kGuard + bytes(), kGuard);
+    } else {
+        __asan_unpoison_memory_region(base_, host_.size());
+    }
+#else
+    (void)on;
+#endif
+}
+
+}  // namespace numeric
