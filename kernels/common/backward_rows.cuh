@@ -16,8 +16,10 @@ __device__ __forceinline__ int64_t row_of_slot(const Rows& rows, int64_t slot) {
     int64_t low = 0, high = rows.count;  // first_slot_of(low) <= slot < first_slot_of(high)
     while (high - low > 1) {
         const int64_t middle = (low + high) / 2;
-        if (first_slot_of(rows, middle) <= slot) low = middle;
-        else high = middle;
+        if (first_slot_of(rows, middle) <= slot)
+            low = middle;
+        else
+            high = middle;
     }
     return low;
 }
@@ -28,6 +30,7 @@ struct SegmentRow {
     int64_t slot;        // of the row's first chunk
     int64_t begin, end;  // tokens of the row that this segment has
     bool here;           // any; an empty row counts where its first chunk would be
+    bool crosses;        // the row has chunks in several segments
 };
 
 __device__ __forceinline__ SegmentRow segment_row(const BackwardParams& p, int64_t n) {
@@ -38,17 +41,18 @@ __device__ __forceinline__ SegmentRow segment_row(const BackwardParams& p, int64
     const int64_t first = clamp_to(p.first_slot - r.slot, 0, chunks), last = clamp_to(p.first_slot + p.slots - r.slot, 0, chunks);
     r.begin = first * kBackwardChunk;
     r.end = last * kBackwardChunk < r.row.length ? last * kBackwardChunk : r.row.length;
+    r.crosses = chunks > 1 && r.slot / p.slots != (r.slot + chunks - 1) / p.slots;
     r.here = r.row.length ? first < last : r.slot >= p.first_slot && r.slot < p.first_slot + p.slots;
     return r;
 }
 
 // One chunk, from its slot.
 struct Chunk {
-    int64_t n, slot;      // row; slot within the segment
+    int64_t n, slot;  // row; slot within the segment
     RowTokens row;
-    int64_t begin;        // first token of the row
-    int32_t length;       // tokens, 0: nobody's slot
-    bool skip;            // of a PAD row
+    int64_t begin;   // first token of the row
+    int32_t length;  // tokens, 0: nobody's slot
+    bool skip;       // of a PAD row
 };
 
 __device__ __forceinline__ Chunk chunk_at(const BackwardParams& p, int64_t slot_in_segment) {

@@ -32,14 +32,14 @@ struct ScanPlace {
 };
 
 template <class C>
-__device__ __forceinline__ ScanPlace scan_place(const BackwardParams& p, int64_t n) {
+__device__ __forceinline__ ScanPlace scan_place(const BackwardParams& p, int64_t n, uint32_t block) {
     ScanPlace at;
     at.n = n;
-    at.head = blockIdx.x / p.tiles;
+    at.head = block / static_cast<uint32_t>(p.tiles);
     at.lane = threadIdx.x % kWarp;
     at.group = at.lane / kParts;
     at.part = at.lane % kParts;
-    at.first_column = (blockIdx.x % p.tiles * (blockDim.x / kWarp) + threadIdx.x / kWarp) * (C::kColumns * kGroups);
+    at.first_column = (block % static_cast<uint32_t>(p.tiles) * (blockDim.x / kWarp) + threadIdx.x / kWarp) * (C::kColumns * kGroups);
     at.my_column = C::kColumns * at.group + at.part / C::kLanesPerSum;
     at.mine = at.part % C::kLanesPerSum == 0 && at.first_column + at.my_column < p.call.form.value_dim;
     return at;
@@ -63,7 +63,8 @@ __device__ __forceinline__ int64_t head_matrix(const Form& form, int64_t index, 
 }
 
 template <class C>
-__device__ __forceinline__ void forward_scan_role(const BackwardParams& p, const ScanPlace& at, const SegmentRow& r, const RowSlots& slots, typename C::Tokens::Shared& shared) {
+__device__ __forceinline__ void forward_scan_role(const BackwardParams& p, const ScanPlace& at, const SegmentRow& r, const RowSlots& slots,
+                                                  typename C::Tokens::Shared& shared) {
     const Backward& call = p.call;
     const Form& form = call.form;
     float s[C::kColumns][C::kKeys] = {};
@@ -87,8 +88,10 @@ __device__ __forceinline__ void forward_scan_role(const BackwardParams& p, const
         const int64_t token = (slot - p.first_slot) * kBackwardChunk + (begin + t) % kBackwardChunk;
         if (t % kBackwardChunk == 0) {
             float* to = nullptr;
-            if (!p.find_segments) to = p.chunk_states + head_matrix(form, slot - p.first_slot, at.head);
-            else if (t && slot % p.slots == 0) to = p.segment_states + head_matrix(form, slot / p.slots, at.head);
+            if (!p.find_segments)
+                to = p.chunk_states + head_matrix(form, slot - p.first_slot, at.head);
+            else if (t && slot % p.slots == 0)
+                to = p.segment_states + head_matrix(form, slot / p.slots, at.head);
             if (to) each_in<C>(form, at, s, to, [](float& x, float* place) { *place = x; });
         }
         tokens.advance(t);
@@ -109,7 +112,7 @@ __device__ __forceinline__ void forward_scan_role(const BackwardParams& p, const
         // e = v - exp(g) S^T k
         const float e = tokens.read_v(at.my_column) - gates.decay * k_factor * sum;
         if (at.mine && !p.find_segments) p.residuals[(token * form.value_heads + at.head) * form.value_dim + at.first_column + at.my_column] = e;
-        // S = exp(g) S + k (beta e)^T
+            // S = exp(g) S + k (beta e)^T
 #pragma unroll
         for (int c = 0; c < C::kColumns; ++c) {
             const float u = k_factor * gates.beta * __shfl_sync(kAllLanes, e, at.group * kParts + c * C::kLanesPerSum);
@@ -132,7 +135,8 @@ __device__ __forceinline__ void reverse_scan_role(const BackwardParams& p, const
     }
 
     const RowTokens tokens_here{r.row.begin + r.begin, r.end - r.begin};
-    typename C::Tokens tokens(shared, token_source(form, call.in, call.d_out, tokens_here, at.n, at.head, at.first_column, C::kColumns * kGroups), at.lane, true);
+    typename C::Tokens tokens(shared, token_source(form, call.in, call.d_out, tokens_here, at.n, at.head, at.first_column, C::kColumns * kGroups), at.lane,
+                              true);
     TokenGates gates(form, call.in, tokens_here, at.n, at.head, at.lane, true);
     const float scale = static_cast<float>(form.scale);
     for (int64_t back = 0; back < tokens_here.length; ++back) {
@@ -193,23 +197,25 @@ template <class C>
 __device__ __forceinline__ void zero_scan_role(const BackwardParams& p, const ScanPlace& at, const SegmentRow& r) {
     const View &dv = p.call.grad.v, &initial = p.call.grad.initial;
     if (dv.data && at.mine)
-        for (int64_t t = r.begin; t < r.end; ++t) store_scalar(dv.data, dv.dtype, element_offset(dv, at.n, r.row, t, at.head) + at.first_column + at.my_column, 0.f);
+        for (int64_t t = r.begin; t < r.end; ++t)
+            store_scalar(dv.data, dv.dtype, element_offset(dv, at.n, r.row, t, at.head) + at.first_column + at.my_column, 0.f);
     float zero[C::kColumns][C::kKeys] = {};
     if (initial.data && r.begin == 0)
         each_in_view<C>(p.call.form, at, zero, initial, [&](float& x, int64_t place) { store_scalar(initial.data, initial.dtype, place, x); });
 }
 
-// Grid (HV * tiles, rows low, rows high * directions): directions is 2, or 1 where only segments are found.
+// Grid (directions * HV * tiles, rows low, rows high): directions is 2, or 1 where only segments are found.
 template <class C>
 __device__ __forceinline__ void scan_kernel(const BackwardParams& p) {
     __shared__ typename C::Tokens::Shared shared[kScanWarps];
-    const bool reverse = !p.find_segments && blockIdx.z % 2;
-    const int64_t n = blockIdx.y + static_cast<int64_t>(gridDim.y) * (p.find_segments ? blockIdx.z : blockIdx.z / 2);
+    const uint32_t blocks = static_cast<uint32_t>(p.call.form.value_heads) * p.tiles;  // of a row and direction
+    const bool reverse = blockIdx.x >= blocks;
+    const int64_t n = blockIdx.y + static_cast<int64_t>(gridDim.y) * blockIdx.z;
     if (n >= p.call.rows.count) return;
-    const ScanPlace at = scan_place<C>(p, n);
+    const ScanPlace at = scan_place<C>(p, n, reverse ? blockIdx.x - blocks : blockIdx.x);
     if (at.first_column >= p.call.form.value_dim) return;
     const SegmentRow r = segment_row(p, n);
-    if (!r.here && !p.find_segments) return;
+    if (p.find_segments ? !r.crosses : !r.here) return;
     const RowSlots slots = row_slots(p.call.state, n);
     if (slots.skip) {
         if (reverse) zero_scan_role<C>(p, at, r);

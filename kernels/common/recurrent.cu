@@ -32,7 +32,8 @@ struct AnyConfig {
 // Where the state after each token goes: lane j holds the slot of token 32 b + j.
 class TokenSlots {
 public:
-    __device__ __forceinline__ TokenSlots(const StateIo& state, int64_t n, int lane) : state_(state), wanted_(state.token_slots && state.write.data), n_(n), lane_(lane) {
+    __device__ __forceinline__ TokenSlots(const StateIo& state, int64_t n, int lane)
+        : state_(state), wanted_(state.token_slots && state.write.data), n_(n), lane_(lane) {
         request(0);
     }
     // The slot for the state after token t, or kNoSlot.
@@ -66,8 +67,10 @@ struct Output {
 
     __device__ __forceinline__ void write(float o) {
         if (mine) {
-            if constexpr (std::is_void_v<typename C::Tensor>) store_scalar(view.data, view.dtype, at, o);
-            else static_cast<typename C::Tensor*>(view.data)[at] = from_f32<typename C::Tensor>(o);
+            if constexpr (std::is_void_v<typename C::Tensor>)
+                store_scalar(view.data, view.dtype, at, o);
+            else
+                static_cast<typename C::Tensor*>(view.data)[at] = from_f32<typename C::Tensor>(o);
         }
         at += view.token;
     }
@@ -83,9 +86,9 @@ __device__ __forceinline__ void recurrent_role(const RecurrentParams& p, typenam
 
     const int64_t n = blockIdx.y + static_cast<int64_t>(gridDim.y) * blockIdx.z;
     if (n >= call.rows.count) return;
-    const int32_t head = blockIdx.x / p.tiles;
+    const int32_t head = blockIdx.x / static_cast<uint32_t>(p.tiles);
     const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, group = lane / kParts, part = lane % kParts;
-    const int first_column = (blockIdx.x % p.tiles * (blockDim.x / kWarp) + warp) * (kColumns * kGroups);
+    const int first_column = (blockIdx.x % static_cast<uint32_t>(p.tiles) * (blockDim.x / kWarp) + warp) * (kColumns * kGroups);
     if (first_column >= form.value_dim) return;
 
     // Of this lane after the sums: whether it holds S^T k (lower half) or S^T q (upper), and of which column.
@@ -94,15 +97,17 @@ __device__ __forceinline__ void recurrent_role(const RecurrentParams& p, typenam
     const RowTokens row = row_tokens(call.rows, n);
     const RowSlots slots = row_slots(call.state, n);
     Output<C> output{call.out, element_offset(call.out, n, row, 0, head) + first_column + my_column,
-                           holds_q && part % kLanesPerSum == 0 && first_column + my_column < form.value_dim};
+                     holds_q && part % kLanesPerSum == 0 && first_column + my_column < form.value_dim};
     if (slots.skip) {
         for (int64_t t = 0; t < row.length; ++t) output.write(0.f);
         return;
     }
 
     typename Tile::Loading loading;
-    if (slots.read != kNoSlot) loading.start(form, call.state.read, slots.read, head, first_column, group, part);
-    else loading.start_zero();
+    if (slots.read != kNoSlot)
+        loading.start(form, call.state.read, slots.read, head, first_column, group, part);
+    else
+        loading.start_zero();
     typename C::Tokens tokens(shared, token_source(form, call.in, call.in.v, row, n, head, first_column, kColumns * kGroups), lane);
     TokenGates gates(form, call.in, row, n, head, lane);
     TokenSlots token_slots(call.state, n, lane);
@@ -180,15 +185,16 @@ __device__ __forceinline__ void recurrent_kernel(const RecurrentParams& p) {
 
 }  // namespace fqla
 
-// `blocks` an SM: the most without spills.
-#define FQLA_RECURRENT(symbol, blocks, ...)                                                                                                       \
-    extern "C" __global__ void __launch_bounds__(fqla::kMaxWarps * fqla::kWarp, blocks) symbol(const __grid_constant__ fqla::RecurrentParams p) { \
-        fqla::recurrent_kernel<__VA_ARGS__>(p);                                                                                                   \
+// `blocks` an SM: the most without spills, but for _large, where fewer are better (kLargeStateBytes in the planner).
+#define FQLA_RECURRENT(symbol, blocks, ...)                                                                                                      \
+    extern "C" __global__ void __launch_bounds__(fqla::kMaxWarps* fqla::kWarp, blocks) symbol(const __grid_constant__ fqla::RecurrentParams p) { \
+        fqla::recurrent_kernel<__VA_ARGS__>(p);                                                                                                  \
     }
-#define FQLA_RECURRENT_STATES(name, Tensor)                                                        \
-    FQLA_RECURRENT(name##_f32kv, 3, fqla::FixedConfig<Tensor, float, FLASHQLA_STATE_KV>)           \
-    FQLA_RECURRENT(name##_f32vk, 4, fqla::FixedConfig<Tensor, float, FLASHQLA_STATE_VK>)           \
-    FQLA_RECURRENT(name##_bf16kv, 3, fqla::FixedConfig<Tensor, __nv_bfloat16, FLASHQLA_STATE_KV>)  \
+#define FQLA_RECURRENT_STATES(name, Tensor)                                                       \
+    FQLA_RECURRENT(name##_f32kv, 3, fqla::FixedConfig<Tensor, float, FLASHQLA_STATE_KV>)          \
+    FQLA_RECURRENT(name##_f32vk, 4, fqla::FixedConfig<Tensor, float, FLASHQLA_STATE_VK>)          \
+    FQLA_RECURRENT(name##_f32vk_large, 2, fqla::FixedConfig<Tensor, float, FLASHQLA_STATE_VK>)    \
+    FQLA_RECURRENT(name##_bf16kv, 3, fqla::FixedConfig<Tensor, __nv_bfloat16, FLASHQLA_STATE_KV>) \
     FQLA_RECURRENT(name##_bf16vk, 4, fqla::FixedConfig<Tensor, __nv_bfloat16, FLASHQLA_STATE_VK>)
 
 FQLA_RECURRENT_STATES(gdn_recurrent_bf16, __nv_bfloat16)

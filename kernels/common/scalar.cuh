@@ -16,9 +16,12 @@ __device__ __forceinline__ float to_f32(__half x) { return __half2float(x); }
 
 template <class T>
 __device__ __forceinline__ T from_f32(float x) {
-    if constexpr (sizeof(T) == sizeof(float)) return x;
-    else if constexpr (std::is_same_v<T, __nv_bfloat16>) return __float2bfloat16_rn(x);
-    else return __float2half_rn(x);
+    if constexpr (sizeof(T) == sizeof(float))
+        return x;
+    else if constexpr (std::is_same_v<T, __nv_bfloat16>)
+        return __float2bfloat16_rn(x);
+    else
+        return __float2half_rn(x);
 }
 
 template <class T>
@@ -29,9 +32,12 @@ struct Type {
 // Calls f(Type<T>{}) with the element type of `dtype`. Once outside a loop, so that its body has one type.
 template <class F>
 __device__ __forceinline__ void with_dtype(int32_t dtype, F&& f) {
-    if (dtype == FLASHQLA_DTYPE_F32) f(Type<float>{});
-    else if (dtype == FLASHQLA_DTYPE_BF16) f(Type<__nv_bfloat16>{});
-    else f(Type<__half>{});
+    if (dtype == FLASHQLA_DTYPE_F32)
+        f(Type<float>{});
+    else if (dtype == FLASHQLA_DTYPE_BF16)
+        f(Type<__nv_bfloat16>{});
+    else
+        f(Type<__half>{});
 }
 
 __device__ __forceinline__ float load_scalar(const void* data, int32_t dtype, int64_t i) {
@@ -52,9 +58,12 @@ __device__ __forceinline__ float bits_to_f32(uint32_t bits, int32_t dtype) {
 }
 
 __device__ __forceinline__ void store_scalar(void* data, int32_t dtype, int64_t i, float x) {
-    if (dtype == FLASHQLA_DTYPE_F32) static_cast<float*>(data)[i] = x;
-    else if (dtype == FLASHQLA_DTYPE_BF16) static_cast<__nv_bfloat16*>(data)[i] = from_f32<__nv_bfloat16>(x);
-    else static_cast<__half*>(data)[i] = from_f32<__half>(x);
+    if (dtype == FLASHQLA_DTYPE_F32)
+        static_cast<float*>(data)[i] = x;
+    else if (dtype == FLASHQLA_DTYPE_BF16)
+        static_cast<__nv_bfloat16*>(data)[i] = from_f32<__nv_bfloat16>(x);
+    else
+        static_cast<__half*>(data)[i] = from_f32<__half>(x);
 }
 
 __device__ __forceinline__ float sigmoid(float x) { return 1.f / (1.f + expf(-x)); }

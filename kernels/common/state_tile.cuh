@@ -7,8 +7,8 @@
 
 namespace fqla {
 
-constexpr int kParts = 8;                  // lanes that share a column
-constexpr int kGroups = kWarp / kParts;    // groups of columns
+constexpr int kParts = 8;                // lanes that share a column
+constexpr int kGroups = kWarp / kParts;  // groups of columns
 
 // The sum over the eight lanes of a group, in all of them.
 __device__ __forceinline__ float sum_over_parts(float x) {
@@ -65,19 +65,35 @@ struct FixedState {
     template <class S>
     __device__ __forceinline__ static float& element(S& s, int r, int e) {
         constexpr int kRunsPerColumn = kKeys / kVector;
-        if constexpr (kKeysContiguous) return s[r / kRunsPerColumn][r % kRunsPerColumn * kVector + e];
-        else return s[e][r];
+        if constexpr (kKeysContiguous)
+            return s[r / kRunsPerColumn][r % kRunsPerColumn * kVector + e];
+        else
+            return s[e][r];
     }
 
     __device__ __forceinline__ static float unpack(uint32_t word, int e) {
-        if constexpr (sizeof(State) == 4) return __uint_as_float(word);
-        else return __uint_as_float(e % 2 ? word & 0xffff0000u : word << 16);
+        if constexpr (sizeof(State) == 4)
+            return __uint_as_float(word);
+        else
+            return __uint_as_float(e % 2 ? word & 0xffff0000u : word << 16);
     }
     __device__ __forceinline__ static bool aligned(const Pool& pool) {
         return (reinterpret_cast<uintptr_t>(pool.data) | static_cast<uint64_t>(pool.slot_stride) * sizeof(State)) % 16 == 0;
     }
     __device__ __forceinline__ static State* head_of(const Pool& pool, int64_t slot, int64_t head) {
         return static_cast<State*>(pool.data) + slot * pool.slot_stride + head * (kKeyDim * kValueDim);
+    }
+
+    __device__ __forceinline__ static void load_run(uint32_t (&word)[kWords], const State* from) {
+        if constexpr (kKeysContiguous) {
+            *reinterpret_cast<uint4*>(word) = *reinterpret_cast<const uint4*>(from);
+        } else if constexpr (kWords == 4) {
+            // A warp has 64 bytes of each key's row, its neighbour the rest of the line: let the L2 fetch the whole at once. H100 2026-11-23,
+            // 16/64 batch 256: 0.766 ms with the hint, 0.795 without.
+            asm volatile("ld.global.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(word[0]), "=r"(word[1]), "=r"(word[2]), "=r"(word[3]) : "l"(from));
+        } else {
+            asm volatile("ld.global.L2::128B.v2.u32 {%0, %1}, [%2];" : "=r"(word[0]), "=r"(word[1]) : "l"(from));
+        }
     }
 
     // A load in two steps, so that others can be asked for before this one is waited for. Kept as words: whatever looked into them between
@@ -89,15 +105,17 @@ struct FixedState {
             const State* from = head_of(pool, slot, head);
             if (aligned(pool)) {
 #pragma unroll
-                for (int r = 0; r < kRuns; ++r) *reinterpret_cast<Vector*>(word[r]) = *reinterpret_cast<const Vector*>(from + offset(first_column, group, part, r));
+                for (int r = 0; r < kRuns; ++r) load_run(word[r], from + offset(first_column, group, part, r));
             } else {
 #pragma unroll
                 for (int r = 0; r < kRuns; ++r)
 #pragma unroll
                     for (int w = 0; w < kWords; ++w) {
                         const State* at = from + offset(first_column, group, part, r) + w * kPerWord;
-                        if constexpr (sizeof(State) == 4) word[r][w] = *reinterpret_cast<const uint32_t*>(at);
-                        else word[r][w] = reinterpret_cast<const uint16_t*>(at)[0] | static_cast<uint32_t>(reinterpret_cast<const uint16_t*>(at)[1]) << 16;
+                        if constexpr (sizeof(State) == 4)
+                            word[r][w] = *reinterpret_cast<const uint32_t*>(at);
+                        else
+                            word[r][w] = reinterpret_cast<const uint16_t*>(at)[0] | static_cast<uint32_t>(reinterpret_cast<const uint16_t*>(at)[1]) << 16;
                     }
             }
         }
@@ -126,8 +144,10 @@ struct FixedState {
 #pragma unroll
             for (int e = 0; e < kRun; ++e) run[e] = from_f32<State>(element(s, r, e));
             State* at = to + offset(first_column, group, part, r);
-            if (vectors && streaming) __stcs(reinterpret_cast<Vector*>(at), *reinterpret_cast<const Vector*>(run));
-            else if (vectors) *reinterpret_cast<Vector*>(at) = *reinterpret_cast<const Vector*>(run);
+            if (vectors && streaming)
+                __stcs(reinterpret_cast<Vector*>(at), *reinterpret_cast<const Vector*>(run));
+            else if (vectors)
+                *reinterpret_cast<Vector*>(at) = *reinterpret_cast<const Vector*>(run);
             else {
 #pragma unroll
                 for (int e = 0; e < kRun; ++e) at[e] = run[e];
@@ -180,8 +200,8 @@ struct AnyState {
                 for (int i = 0; i < kKeys; ++i) s[c][i] = run[c][i];
         }
     };
-    __device__ __forceinline__ static void store(const Form& form, const Pool& pool, int64_t slot, int64_t head, int first_column, int group, int part,
-                                                 bool, float (&s)[kColumns][kKeys]) {
+    __device__ __forceinline__ static void store(const Form& form, const Pool& pool, int64_t slot, int64_t head, int first_column, int group, int part, bool,
+                                                 float (&s)[kColumns][kKeys]) {
         const int64_t at = slot * pool.slot_stride + head * form.key_dim * form.value_dim;
         with_dtype(form.state_dtype, [&](auto tag) {
             using T = typename decltype(tag)::type;

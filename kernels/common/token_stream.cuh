@@ -1,8 +1,9 @@
 // q_t, k_t and a slice of v_t of one row and head, brought to shared memory ahead of use, token after token. One stream per warp; nothing
 // here synchronises more than a warp. Two kinds with the same verbs:
 //   AlignedTokens   16-byte asynchronous copies into a ring of several tokens, in the tensor's dtype
-//   AnyTokens       element loads of any dtype, size and alignment, one token ahead in registers, f32 in shared memory
+//   AnyTokens       element loads of any dtype, size and alignment, one token ahead in registers and some more in the L2; f32 in shared memory
 #pragma once
+#include "async_copy.cuh"
 #include "scalar.cuh"
 
 namespace fqla {
@@ -28,16 +29,13 @@ __device__ __forceinline__ TokenSource token_source(const Form& form, const Inpu
     return {element_pointer(in.q, element_offset(in.q, n, row, 0, key_head)),
             element_pointer(in.k, element_offset(in.k, n, row, 0, key_head)),
             element_pointer(values, element_offset(values, n, row, 0, head) + first_column),
-            in.q.token, in.k.token, values.token, row.length, form.key_dim, left < columns ? left : columns, form.dtype};
-}
-
-__device__ __forceinline__ void copy_16_bytes_async(void* shared, const void* global) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))), "l"(global) : "memory");
-}
-__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int kPending>
-__device__ __forceinline__ void wait_copies() {
-    asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+            in.q.token,
+            in.k.token,
+            values.token,
+            row.length,
+            form.key_dim,
+            left < columns ? left : columns,
+            form.dtype};
 }
 
 template <class Tensor, int kKeyDim, int kColumns>
@@ -129,6 +127,7 @@ public:
     __device__ __forceinline__ AnyTokens(Shared& shared, const TokenSource& source, int lane, bool reverse = false)
         : shared_(shared), source_(source), lane_(lane), reverse_(reverse) {
         load(0);
+        start_prefetch();
     }
     __device__ __forceinline__ void advance(int64_t t) {
         stage_ = static_cast<int>(t & 1);
@@ -141,6 +140,7 @@ public:
         if (lane_ < kColumns) shared_.v[stage_][lane_] = bits_to_f32(v_, source_.dtype);
         __syncwarp();
         load(t + 1);
+        prefetch(t + 1 + kAhead);
     }
     template <int kVector>
     __device__ __forceinline__ void read_q(int key, float (&x)[kVector]) const {
@@ -156,14 +156,32 @@ public:
 
 private:
     static constexpr int kPerLane = kMaxKeyDim / kWarp;
+    static constexpr int kAhead = 8;  // tokens that the L2 is asked for beyond those in registers
     static_assert(kColumns <= kWarp, "a lane for each column");
+
+    // One token in registers covers the way from the L2, not the one from memory: lanes 0-7 ask the L2 for lines of q, 8-15 of k, 16 of v.
+    __device__ __forceinline__ void start_prefetch() {
+        const int size = source_.dtype == FLASHQLA_DTYPE_F32 ? 4 : 2, which = lane_ / 8, line = lane_ % 8 * 128;
+        const void* base = which == 0 ? source_.q : which == 1 ? source_.k : source_.v;
+        const int64_t step = (which == 0 ? source_.q_step : which == 1 ? source_.k_step : source_.v_step) * size;
+        has_line_ = which < 3 && line < (which == 2 ? source_.columns : source_.key_dim) * size;
+        ahead_ = static_cast<const char*>(base) + line + (reverse_ ? (source_.length - 1) * step : 0);
+        ahead_step_ = reverse_ ? -step : step;
+        for (int t = 0; t <= kAhead; ++t) prefetch(t);
+    }
+    __device__ __forceinline__ void prefetch(int64_t t) {
+        if (t < source_.length && has_line_) asm volatile("prefetch.global.L2 [%0];" ::"l"(ahead_));
+        ahead_ += ahead_step_;
+    }
 
     // Zeros stand beyond K and V, so that readers need no bounds. The bits stay unread until the next advance.
     __device__ __forceinline__ void load(int64_t t) {
         if (t >= source_.length) return;
         if (reverse_) t = source_.length - 1 - t;
-        if (source_.dtype == FLASHQLA_DTYPE_F32) load_as<uint32_t>(t);
-        else load_as<uint16_t>(t);
+        if (source_.dtype == FLASHQLA_DTYPE_F32)
+            load_as<uint32_t>(t);
+        else
+            load_as<uint16_t>(t);
     }
     template <class Bits>
     __device__ __forceinline__ void load_as(int64_t t) {
@@ -184,6 +202,9 @@ private:
     const bool reverse_;
     int stage_ = 0;
     uint32_t q_[kPerLane], k_[kPerLane], v_ = 0;
+    const char* ahead_;
+    int64_t ahead_step_;
+    bool has_line_;
 };
 
 }  // namespace fqla

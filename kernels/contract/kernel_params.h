@@ -34,8 +34,8 @@ struct BackwardParams {
     float* partial_sums;      // [all slots, HV, 2]   da and dg g, summed over a chunk; null where not wanted
     int64_t first_slot, slots, all_slots;
     int32_t segment, segments;
-    int32_t tiles;            // of V (gdn_backward_scan_*)
-    int32_t find_segments;    // gdn_backward_scan_*: only segment_states are made
+    int32_t tiles;          // of V (gdn_backward_scan_*)
+    int32_t find_segments;  // gdn_backward_scan_*: only segment_states are made
 };
 
 static_assert(sizeof(BackwardParams) == 904 + 9 * 8 + 3 * 8 + 4 * 4, "layout");

@@ -41,19 +41,49 @@ struct SolveLayout {
 };
 static_assert(SolveLayout::kSolve + kTileBytes >= 4 * kTileBytes, "q and k fit below the factors");
 
-// kernels/sm90/forward.cu: `math` warpgroups of 64 V rows each and one loading warp.
+// kernels/sm90/forward.cu: `math` warpgroups of 64 V rows each, one loading warp, one storing warp a math warpgroup.
 template <int Math, bool Output>
 struct ForwardLayout {
-    static constexpr int kThreads = Math == 1 ? 160 : 384;  // a warpgroup loads where setmaxnreg has to share out registers
-    static constexpr int kStages = 3;
+    static constexpr bool kPair = false, kOutput = Output;
+    static constexpr int kMath = Math, kRecords = 0, kRecordStride = 0;
+    static constexpr int kThreads = Math == 1 ? 192 : 384;  // a warpgroup loads where setmaxnreg has to share out registers
+    static constexpr int kStages = Output ? 3 : 5;
+    static constexpr int kValueTiles = Output ? Math : 1;  // a summary's second warpgroup has no values
     static constexpr int kK = 0, kSolve = 2 * kTileBytes, kV = kSolve + kTileBytes;
-    static constexpr int kQ = kV + Math * kTileBytes, kScores = kQ + 2 * kTileBytes;
+    static constexpr int kQ = kV + kValueTiles * kTileBytes, kScores = kQ + 2 * kTileBytes;
     static constexpr int kStageBytes = Output ? kScores + kTileBytes : kQ;
-    static constexpr int kOut = kStages * kStageBytes;                      // 2 KB a math warp
+    static constexpr int kOut = kStages * kStageBytes;                      // a tile a math warpgroup
     static constexpr int kFactors = kOut + (Output ? Math * kTileBytes : 0);
     static constexpr int kBarriers = kFactors + kStages * 1152;
-    static constexpr int kBytes = kBarriers + 16 * kStages + 16;
+    static constexpr int kBytes = kBarriers + 16 * kStages + 8 + 16 * Math;
 };
-static_assert(ForwardLayout<2, true>::kBytes <= 227 * 1024, "shared memory of a block");
+static_assert(ForwardLayout<2, true>::kBytes <= 227 * 1024 && ForwardLayout<2, false>::kBytes <= 227 * 1024, "shared memory of a block");
+
+// kernels/sm90/fused.cu: a cluster of two blocks a head, 64 rows of V each. Warpgroups: math, solve, then a loading and a storing warp.
+struct PairLayout {
+    static constexpr bool kPair = true, kOutput = true;
+    static constexpr int kThreads = 384, kMath = 1, kValueTiles = 1, kStages = 4;
+    static constexpr int kK = 0, kV = 2 * kTileBytes, kQ = kV + kTileBytes, kStageBytes = kQ + 2 * kTileBytes;
+    static constexpr int kOut = kStages * kStageBytes;
+    static constexpr int kSolve = 0, kScores = 0, kFactors = 0;    // in the records
+    static constexpr int kRecords = kOut + kTileBytes;             // of even chunks (solved by the first block), of odd ones
+    static constexpr int kRecordStride = 2 * kTileBytes + 2048;
+    static constexpr int kLower = kRecords + 2 * kRecordStride;
+    static constexpr int kTokens = kLower + kChunk * SolveLayout::kLowerStride * 4;  // gates, betas
+    static constexpr int kWarp = kTokens + 2 * kChunk * 4;
+    static constexpr int kNorms = kWarp + 4 * 2 * kChunk * 4;
+    static constexpr int kBarriers = kNorms + 2 * kChunk * 4;      // ring, tail, staging, solved[2], record free
+    static constexpr int kBytes = kBarriers + 16 * kStages + 8 + 16 + 24;
+};
+static_assert(PairLayout::kBytes <= 227 * 1024, "shared memory of a block");
+
+// kernels/sm90/segment.cu: a block carries 8 rows of V through the segments of a row.
+struct StitchLayout {
+    static constexpr int kThreads = 128, kRows = 8, kStages = 2;
+    static constexpr int kMapBytes = kHeadDim * kHeadDim * 4;
+    static constexpr int kState = kStages * kMapBytes;  // [2][kRows][kHeadDim]: before and after
+    static constexpr int kBarriers = kState + 2 * kRows * kHeadDim * 4;
+    static constexpr int kBytes = kBarriers + 16 * kStages;
+};
 
 }  // namespace fqla

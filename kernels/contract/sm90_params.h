@@ -9,32 +9,54 @@ struct alignas(64) TensorMap {
     unsigned char opaque[128];
 };
 
+// How gates, betas and norms are given.
+struct SolveForms {
+    View gate, beta, a_log, dt_bias;
+    int32_t gate_form, beta_form, qk_norm;
+    float beta_scale, scale, eps;
+};
+
 // gdn_solve_<dtype>: one block of 128 threads per (chunk slot, key head, `heads_per_block` of its value heads).
 struct Sm90SolveParams {
     TensorMap q, k;
     Rows rows;
-    View gate, beta, a_log, dt_bias;
+    SolveForms forms;
     void* records;  // ChunkRecord [slots, value heads]
     int32_t key_heads, value_heads;
     int32_t heads_per_block;  // divides value_heads / key_heads; at most SolveLayout::kMaxHeads
-    int32_t head_map, gate_form, beta_form, qk_norm;
-    float beta_scale, scale, eps;
+    int32_t head_map;
 };
 
 // gdn_forward_<dtype>_v<64|128>, gdn_summary_<dtype>: one block per (row, segment, value head, part).
 struct Sm90ForwardParams {
-    TensorMap q, k, v;
+    TensorMap q, k, v, o;
     Rows rows;
     StateIo state;
     View out;
     const void* records;
-    float* segment_states;  // f32 [row, head, segment, V, K]: starts of the segments behind the first (forward), the state part (summary)
-    float* segment_maps;    // f32 [row, head, segment, K, K]: the transition of each segment, transposed (summary)
+    // f32 [row, head, segment, V, K]. The summary leaves where each segment but the last ends from a zero start (the first: from the row's
+    // state), the stitch turns that into where it ends in truth; the forward of segment j starts from entry j - 1.
+    float* segment_states;
+    float* segment_maps;  // f32 [row, head, segment, K, K]: transitions, [from][to]; entries 0 and the last are not used
     int32_t key_heads, value_heads, head_map;
     int32_t state_layout, state_dtype;
     int32_t segments;        // of a row
     int32_t segment_chunks;  // chunks of each segment but a row's last
     int32_t first_segment_chunks;
+};
+
+// gdn_fused_<dtype>: clusters of two blocks, one a (row, value head); nothing of `forward` that has to do with records or segments is used.
+struct Sm90FusedParams {
+    Sm90ForwardParams forward;
+    SolveForms forms;
+};
+
+// gdn_stitch: one block of 128 threads per (row, value head, 8 rows of V); only with three segments and more.
+struct Sm90StitchParams {
+    float* segment_states;
+    const float* segment_maps;
+    int32_t segments;
+    int32_t reserved;
 };
 
 static_assert(sizeof(TensorMap) == 128, "as the driver has it");

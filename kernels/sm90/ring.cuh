@@ -1,4 +1,4 @@
-// A ring of stages between one loading warp and the warps that read. It alone knows stage and phase.
+// A ring of stages between the warps that fill them (one loading warp, or math warps with output) and those that read. It alone knows stage and phase.
 #pragma once
 #include "mbarrier.cuh"
 
@@ -12,9 +12,9 @@ public:
 
     __device__ __forceinline__ explicit Ring(uint32_t barriers) : barriers_(barriers) {}
 
-    // By one thread, before any other use. `readers` arrivals free a stage.
-    __device__ __forceinline__ void init(uint32_t readers) const {
-        for (int s = 0; s < Stages; ++s) barrier_init(barriers_ + 8 * s, 1), barrier_init(barriers_ + 8 * (Stages + s), readers);
+    // By one thread, before any other use. `writers` arrivals fill a stage, `readers` free it.
+    __device__ __forceinline__ void init(uint32_t writers, uint32_t readers) const {
+        for (int s = 0; s < Stages; ++s) barrier_init(barriers_ + 8 * s, writers), barrier_init(barriers_ + 8 * (Stages + s), readers);
     }
 
     __device__ __forceinline__ uint32_t stage() const { return stage_; }

@@ -17,6 +17,13 @@ __device__ __forceinline__ void load_box(uint32_t to, const TensorMap& map, int 
         : "memory");
 }
 
+// The way back, in this thread's current group of stores.
+__device__ __forceinline__ void store_box(const TensorMap& map, uint32_t from, int dim, int head, int token, int row) {
+    asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.bulk_group [%0, {%1, %2, %3, %4}], [%5];" ::"l"(reinterpret_cast<uint64_t>(&map)), "r"(dim),
+                 "r"(head), "r"(token), "r"(row), "r"(from)
+                 : "memory");
+}
+
 // `bytes` (a multiple of 16) between 16-byte aligned places.
 __device__ __forceinline__ void load_bytes(uint32_t to, const void* from, uint32_t bytes, uint32_t bar) {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from), "r"(bytes), "r"(bar)
@@ -24,6 +31,10 @@ __device__ __forceinline__ void load_bytes(uint32_t to, const void* from, uint32
 }
 __device__ __forceinline__ void store_bytes(void* to, uint32_t from, uint32_t bytes) {
     asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to), "r"(from), "r"(bytes) : "memory");
+}
+// Into another block of the cluster; `to` and `bar` are addresses there.
+__device__ __forceinline__ void push_bytes(uint32_t to, uint32_t from, uint32_t bytes, uint32_t bar) {
+    asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "r"(from), "r"(bytes), "r"(bar) : "memory");
 }
 __device__ __forceinline__ void commit_stores() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 // All stores of this thread have read their shared memory.

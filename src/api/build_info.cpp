@@ -17,8 +17,8 @@
 namespace fqla {
 
 const char* build_info() {
-    return "flashqla " FQLA_TEXT(FLASHQLA_VERSION_MAJOR) "." FQLA_TEXT(FLASHQLA_VERSION_MINOR) "." FQLA_TEXT(FLASHQLA_VERSION_PATCH) "; images: " FQLA_IMAGES
-           "; CUDA toolkit: " FQLA_TOOLKIT "; " FQLA_COMPILER;
+    return "flashqla " FQLA_TEXT(FLASHQLA_VERSION_MAJOR) "." FQLA_TEXT(FLASHQLA_VERSION_MINOR) "." FQLA_TEXT(
+        FLASHQLA_VERSION_PATCH) "; images: " FQLA_IMAGES "; CUDA toolkit: " FQLA_TOOLKIT "; " FQLA_COMPILER;
 }
 
 }  // namespace fqla

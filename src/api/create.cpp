@@ -30,7 +30,8 @@ void dispose(T* object) {
 
 int32_t open_cpu(const flashqla_config& config, flashqla_handle& h) {
     h.pool = make<cpu::ThreadPool>(config.threads);
-    if (!h.pool || !h.pool->ok()) return fail(FLASHQLA_STATUS_OUT_OF_MEMORY, "config.threads = %d: threads or their scratch memory could not be had", config.threads);
+    if (!h.pool || !h.pool->ok())
+        return fail(FLASHQLA_STATUS_OUT_OF_MEMORY, "config.threads = %d: threads or their scratch memory could not be had", config.threads);
     h.caps.device = FLASHQLA_DEVICE_CPU;
     h.caps.threads = h.pool->threads();
     h.caps.simd_name = cpu::simd_name();
@@ -73,8 +74,10 @@ extern "C" int32_t flashqla_create(flashqla_handle** out, const flashqla_config*
     h->log = c.log;
     h->log_user = c.log_user;
     const int32_t status = c.device == FLASHQLA_DEVICE_CPU ? open_cpu(c, *h) : c.device == FLASHQLA_DEVICE_BEST ? open_best(c, *h) : open_cuda(c.device, *h);
-    if (status) flashqla_destroy(h);
-    else *out = h;
+    if (status)
+        flashqla_destroy(h);
+    else
+        *out = h;
     return status;
 }
 

@@ -18,12 +18,18 @@ const char* cpu_name(const char* simd) {
 
 const char* recurrent_name(Image image) {
     switch (image) {
-        case Image::sm_80: return "recurrent sm_80";
-        case Image::sm_90a: return "recurrent sm_90a";
-        case Image::sm_100f: return "recurrent sm_100f";
-        case Image::sm_120f: return "recurrent sm_120f";
-        case Image::ptx: return "recurrent PTX";
-        default: return "recurrent";
+        case Image::sm_80:
+            return "recurrent sm_80";
+        case Image::sm_90a:
+            return "recurrent sm_90a";
+        case Image::sm_100f:
+            return "recurrent sm_100f";
+        case Image::sm_120f:
+            return "recurrent sm_120f";
+        case Image::ptx:
+            return "recurrent PTX";
+        default:
+            return "recurrent";
     }
 }
 
@@ -78,8 +84,10 @@ bool kernels_of(const Problem* problem, int32_t op, const Caps& caps, bool (&wan
         const int64_t tokens = bits & 1 ? 1 : int64_t{1} << 20;
         const StateUse use{(bits & 2) != 0, (bits & 2) != 0, (bits & 4) != 0, (bits & 4) != 0};
         const Plan plan = make_plan({op, *problem, {1, tokens, tokens, false}, use, (bits & 8) != 0}, caps);
-        if (plan.status) memcpy(why, plan.reason, sizeof why);
-        else supported = true;
+        if (plan.status)
+            memcpy(why, plan.reason, sizeof why);
+        else
+            supported = true;
         for (int i = 0; i < plan.step_count; i++) wanted[static_cast<int>(plan.steps[i].kernel)] = true;
     }
     return supported;

@@ -20,9 +20,7 @@ namespace {
 
 constexpr int32_t kOk = FLASHQLA_STATUS_OK;
 
-int32_t check_handle(const flashqla_handle* handle) {
-    return handle ? kOk : fail(FLASHQLA_STATUS_INVALID_ARGUMENT, "handle is NULL");
-}
+int32_t check_handle(const flashqla_handle* handle) { return handle ? kOk : fail(FLASHQLA_STATUS_INVALID_ARGUMENT, "handle is NULL"); }
 
 int32_t check_op(int32_t op) {
     if (op == FLASHQLA_OP_FORWARD || op == FLASHQLA_OP_BACKWARD) return kOk;
@@ -36,7 +34,8 @@ struct Description {
     StateIo state;
 };
 
-int32_t describe(const flashqla_handle* handle, const flashqla_problem* problem, const flashqla_sequences* sequences, const flashqla_state* state, Description& out) {
+int32_t describe(const flashqla_handle* handle, const flashqla_problem* problem, const flashqla_sequences* sequences, const flashqla_state* state,
+                 Description& out) {
     if (const int32_t s = check_handle(handle)) return s;
     if (const int32_t s = read_problem(problem, !handle->caps.cuda, out.problem)) return s;
     if (const int32_t s = read_sequences(sequences, out.problem, out.rows)) return s;
@@ -61,22 +60,24 @@ Request request_of(const Description& d, int32_t op, bool aligned) { return {op,
 
 int32_t check_saved(const Plan& plan, const Buffer& saved) {
     if (!saved.data || saved.bytes >= plan.saved_bytes) return kOk;
-    return fail(FLASHQLA_STATUS_INVALID_ARGUMENT, "args.saved_bytes = %llu: this call's are %llu (flashqla_query tells)", static_cast<unsigned long long>(saved.bytes),
-                static_cast<unsigned long long>(plan.saved_bytes));
+    return fail(FLASHQLA_STATUS_INVALID_ARGUMENT, "args.saved_bytes = %llu: this call's are %llu (flashqla_query tells)",
+                static_cast<unsigned long long>(saved.bytes), static_cast<unsigned long long>(plan.saved_bytes));
 }
 
 int32_t check_workspace(const Plan& plan, const void* workspace, uint64_t bytes) {
     const uint64_t needed = plan.workspace.total_bytes();
     if (bytes < needed)
-        return fail(FLASHQLA_STATUS_WORKSPACE_TOO_SMALL, "workspace_bytes = %llu: this call needs %llu (flashqla_query tells)", static_cast<unsigned long long>(bytes),
-                    static_cast<unsigned long long>(needed));
-    if (needed && !workspace) return fail(FLASHQLA_STATUS_INVALID_ARGUMENT, "workspace is NULL: this call needs %llu bytes", static_cast<unsigned long long>(needed));
+        return fail(FLASHQLA_STATUS_WORKSPACE_TOO_SMALL, "workspace_bytes = %llu: this call needs %llu (flashqla_query tells)",
+                    static_cast<unsigned long long>(bytes), static_cast<unsigned long long>(needed));
+    if (needed && !workspace)
+        return fail(FLASHQLA_STATUS_INVALID_ARGUMENT, "workspace is NULL: this call needs %llu bytes", static_cast<unsigned long long>(needed));
     return kOk;
 }
 
 // Plans, checks what only the plan knows, and hands over to the backend. Call is Forward or Backward.
 template <class Call>
-int32_t run(const flashqla_handle* handle, const Request& request, const Call& call, const Buffer& saved, void* workspace, uint64_t workspace_bytes, void* stream) {
+int32_t run(const flashqla_handle* handle, const Request& request, const Call& call, const Buffer& saved, void* workspace, uint64_t workspace_bytes,
+            void* stream) {
     const Plan plan = make_plan(request, handle->caps);
     if (plan.status) return fail(plan.status, "%s", plan.reason);
     if (const int32_t s = check_saved(plan, saved)) return s;
@@ -85,11 +86,15 @@ int32_t run(const flashqla_handle* handle, const Request& request, const Call& c
     if (call.rows.count == 0) return kOk;
     constexpr bool forward = sizeof(Call) == sizeof(Forward);
     if (handle->caps.cuda) {
-        if constexpr (forward) return cuda::launch_forward(handle->caps, plan, call, workspace, stream);
-        else return cuda::launch_backward(handle->caps, plan, call, workspace, stream);
+        if constexpr (forward)
+            return cuda::launch_forward(handle->caps, plan, call, workspace, stream);
+        else
+            return cuda::launch_backward(handle->caps, plan, call, workspace, stream);
     }
-    if constexpr (forward) cpu::forward(*handle->pool, call, plan, workspace);
-    else cpu::backward(*handle->pool, call, plan, workspace);
+    if constexpr (forward)
+        cpu::forward(*handle->pool, call, plan, workspace);
+    else
+        cpu::backward(*handle->pool, call, plan, workspace);
     return kOk;
 }
 
@@ -130,8 +135,12 @@ int32_t flashqla_problem_init(flashqla_problem* p, size_t size, int32_t form) {
 
 int32_t flashqla_sequences_init(flashqla_sequences* p, size_t size) { return init_struct(p, size, sizeof(flashqla_sequences), "flashqla_sequences"); }
 int32_t flashqla_state_init(flashqla_state* p, size_t size) { return init_struct(p, size, sizeof(flashqla_state), "flashqla_state"); }
-int32_t flashqla_forward_args_init(flashqla_forward_args* p, size_t size) { return init_struct(p, size, sizeof(flashqla_forward_args), "flashqla_forward_args"); }
-int32_t flashqla_backward_args_init(flashqla_backward_args* p, size_t size) { return init_struct(p, size, sizeof(flashqla_backward_args), "flashqla_backward_args"); }
+int32_t flashqla_forward_args_init(flashqla_forward_args* p, size_t size) {
+    return init_struct(p, size, sizeof(flashqla_forward_args), "flashqla_forward_args");
+}
+int32_t flashqla_backward_args_init(flashqla_backward_args* p, size_t size) {
+    return init_struct(p, size, sizeof(flashqla_backward_args), "flashqla_backward_args");
+}
 
 int32_t flashqla_device_info(const flashqla_handle* handle, flashqla_device* info) {
     if (const int32_t s = check_handle(handle)) return s;
@@ -149,8 +158,8 @@ int32_t flashqla_device_info(const flashqla_handle* handle, flashqla_device* inf
     return kOk;
 }
 
-int32_t flashqla_query(const flashqla_handle* handle, const flashqla_problem* problem, const flashqla_sequences* sequences, const flashqla_state* state, int32_t op,
-                       flashqla_query_info* info) {
+int32_t flashqla_query(const flashqla_handle* handle, const flashqla_problem* problem, const flashqla_sequences* sequences, const flashqla_state* state,
+                       int32_t op, flashqla_query_info* info) {
     Description d;
     const char* unsupported = nullptr;
     if (const int32_t s = check_op(op)) return s;
@@ -174,16 +183,18 @@ int32_t flashqla_query(const flashqla_handle* handle, const flashqla_problem* pr
     return kOk;
 }
 
-int32_t flashqla_explain(const flashqla_handle* handle, const flashqla_problem* problem, const flashqla_sequences* sequences, const flashqla_state* state, int32_t op,
-                         char* text, size_t capacity, size_t* needed) {
+int32_t flashqla_explain(const flashqla_handle* handle, const flashqla_problem* problem, const flashqla_sequences* sequences, const flashqla_state* state,
+                         int32_t op, char* text, size_t capacity, size_t* needed) {
     Description d;
     const char* unsupported = nullptr;
     if (const int32_t s = check_op(op)) return s;
     if (!text && capacity) return fail(FLASHQLA_STATUS_INVALID_ARGUMENT, "text is NULL: capacity = %zu must then be 0", capacity);
     if (const int32_t s = describe_or_tell(handle, problem, sequences, state, d, unsupported)) return s;
     TextWriter writer(text, capacity);
-    if (unsupported) writer.print("not supported: %s\n", unsupported);
-    else explain(request_of(d, op, true), handle->caps, handle->name, writer);
+    if (unsupported)
+        writer.print("not supported: %s\n", unsupported);
+    else
+        explain(request_of(d, op, true), handle->caps, handle->name, writer);
     if (needed) *needed = writer.needed();
     return kOk;
 }
@@ -216,6 +227,7 @@ int32_t flashqla_backward(const flashqla_handle* handle, const flashqla_problem*
     Description d;
     if (const int32_t s = describe(handle, problem, sequences, state, d)) return s;
     Backward call{d.problem.form, d.rows, d.state, {}, {}, {}, {}};
+    call.state.write = {};  // not used: a write slot of PAD skips no row here
     Operands operands{};
     if (const int32_t s = read_backward(args, {workspace, workspace_bytes}, call, operands)) return s;
     return run(handle, request_of(d, FLASHQLA_OP_BACKWARD, operands.aligned_16_bytes), call, operands.saved, workspace, workspace_bytes, stream);

@@ -16,15 +16,13 @@ int32_t check_code(const char* field, int32_t value, int32_t last) {
 
 int32_t check_range(const char* field, int64_t value, int64_t low, int64_t high) {
     if (value >= low && value <= high) return kOk;
-    return fail(kInvalid, "%s = %lld: must be %lld to %lld", field, static_cast<long long>(value), static_cast<long long>(low),
-                static_cast<long long>(high));
+    return fail(kInvalid, "%s = %lld: must be %lld to %lld", field, static_cast<long long>(value), static_cast<long long>(low), static_cast<long long>(high));
 }
 
 int32_t check_sizes(const flashqla_problem& p) {
     if (const int32_t s = check_range("problem.key_heads", p.key_heads, 1, 1 << 20)) return s;
     if (const int32_t s = check_range("problem.value_heads", p.value_heads, 1, 1 << 20)) return s;
-    if (p.value_heads % p.key_heads)
-        return fail(kInvalid, "problem.value_heads = %d: must be a multiple of key_heads = %d", p.value_heads, p.key_heads);
+    if (p.value_heads % p.key_heads) return fail(kInvalid, "problem.value_heads = %d: must be a multiple of key_heads = %d", p.value_heads, p.key_heads);
     if (const int32_t s = check_range("problem.key_dim", p.key_dim, 1, 256)) return s;
     return check_range("problem.value_dim", p.value_dim, 1, 256);
 }
@@ -40,16 +38,15 @@ int32_t check_codes(const flashqla_problem& p) {
     if (const int32_t s = check_code("problem.state_layout", p.state_layout, FLASHQLA_STATE_VK)) return s;
     if (const int32_t s = check_code("problem.engine", p.engine, FLASHQLA_ENGINE_CONTEXT_PARALLEL)) return s;
     if (p.reserved) return fail(kInvalid, "problem.reserved = %d: must be 0", p.reserved);
-    constexpr uint64_t known = FLASHQLA_PROBLEM_KEYS_BOUNDED | FLASHQLA_PROBLEM_APPROXIMATE_WARMUP | FLASHQLA_PROBLEM_BATCH_INVARIANT |
-                               FLASHQLA_PROBLEM_ALLOW_16BIT_OPERANDS;
+    constexpr uint64_t known =
+        FLASHQLA_PROBLEM_KEYS_BOUNDED | FLASHQLA_PROBLEM_APPROXIMATE_WARMUP | FLASHQLA_PROBLEM_BATCH_INVARIANT | FLASHQLA_PROBLEM_ALLOW_16BIT_OPERANDS;
     if (p.flags & ~known) return fail(kInvalid, "problem.flags = 0x%llx: unknown bits", static_cast<unsigned long long>(p.flags));
     return kOk;
 }
 
 int32_t check_dtypes(const flashqla_problem& p, bool cpu, Form& form) {
     form.dtype = p.dtype == FLASHQLA_DTYPE_DEFAULT ? FLASHQLA_DTYPE_BF16 : p.dtype;
-    if (form.dtype < FLASHQLA_DTYPE_F32 || form.dtype > FLASHQLA_DTYPE_F64)
-        return fail(kInvalid, "problem.dtype = %d: must be F32, BF16, F16 or F64", p.dtype);
+    if (form.dtype < FLASHQLA_DTYPE_F32 || form.dtype > FLASHQLA_DTYPE_F64) return fail(kInvalid, "problem.dtype = %d: must be F32, BF16, F16 or F64", p.dtype);
     const bool f64 = form.dtype == FLASHQLA_DTYPE_F64;
     if (f64 && !cpu) return fail(FLASHQLA_STATUS_UNSUPPORTED, "problem.dtype = %d (F64): only a CPU handle computes in double", p.dtype);
     form.state_dtype = p.state_dtype != FLASHQLA_DTYPE_DEFAULT ? p.state_dtype : f64 ? FLASHQLA_DTYPE_F64 : FLASHQLA_DTYPE_F32;
@@ -101,10 +98,10 @@ int32_t read_sequences(const flashqla_sequences* in, const Problem& problem, Row
     if (s.offsets_dtype != FLASHQLA_DTYPE_DEFAULT && s.offsets_dtype != FLASHQLA_DTYPE_I32 && s.offsets_dtype != FLASHQLA_DTYPE_I64)
         return fail(kInvalid, "sequences.offsets_dtype = %d: must be I32 or I64", s.offsets_dtype);
     const bool wide = s.offsets_dtype == FLASHQLA_DTYPE_I64;
-    if (reinterpret_cast<uintptr_t>(s.offsets) % (wide ? 8 : 4))
-        return fail(kInvalid, "sequences.offsets = %p: must be aligned to its element", s.offsets);
+    if (reinterpret_cast<uintptr_t>(s.offsets) % (wide ? 8 : 4)) return fail(kInvalid, "sequences.offsets = %p: must be aligned to its element", s.offsets);
     int64_t elements = 0;  // all byte counts below stay within int64 if this one does
-    const int64_t per_token = int64_t{problem.form.value_heads} * (problem.form.key_dim > problem.form.value_dim ? problem.form.key_dim : problem.form.value_dim);
+    const int64_t per_token =
+        int64_t{problem.form.value_heads} * (problem.form.key_dim > problem.form.value_dim ? problem.form.key_dim : problem.form.value_dim);
     if (__builtin_mul_overflow(s.tokens, per_token * 64, &elements) || __builtin_mul_overflow(int64_t{s.rows}, per_token * 256 * 64, &elements))
         return fail(kInvalid, "sequences.tokens = %lld, rows = %d: tokens x heads x dim passes int64", static_cast<long long>(s.tokens), s.rows);
     int64_t max_tokens = s.max_tokens;
@@ -156,13 +153,18 @@ int32_t check_tables(const flashqla_state& s, const Rows& rows) {
     if ((s.checkpoint_slots && !s.checkpoint_interval) || (s.checkpoint_width && !s.checkpoint_slots))
         return fail(kInvalid, "state.checkpoint_interval = %lld: checkpoint_slots, checkpoint_width and checkpoint_interval go together",
                     static_cast<long long>(s.checkpoint_interval));
-    if (s.token_width && !s.token_slots) return fail(kInvalid, "state.token_slots is NULL: token_width = %lld needs a table", static_cast<long long>(s.token_width));
+    if (s.token_width && !s.token_slots)
+        return fail(kInvalid, "state.token_slots is NULL: token_width = %lld needs a table", static_cast<long long>(s.token_width));
     if ((s.checkpoint_slots || s.token_slots) && !s.write_data)
         return fail(kInvalid, "state.write_data is NULL: %s need a pool", s.checkpoint_slots ? "checkpoint_slots" : "token_slots");
     if (!aligned4(s.checkpoint_slots) || !aligned4(s.token_slots) || !aligned4(s.accepted))
-        return fail(kInvalid, "state.%s: must be 4-byte aligned", !aligned4(s.checkpoint_slots) ? "checkpoint_slots" : !aligned4(s.token_slots) ? "token_slots" : "accepted");
+        return fail(kInvalid, "state.%s: must be 4-byte aligned",
+                    !aligned4(s.checkpoint_slots) ? "checkpoint_slots"
+                    : !aligned4(s.token_slots)    ? "token_slots"
+                                                  : "accepted");
     int64_t entries = 0;
-    if (__builtin_mul_overflow(int64_t{rows.count} * 4, s.checkpoint_width, &entries) || __builtin_mul_overflow(int64_t{rows.count} * 4, s.token_width, &entries))
+    if (__builtin_mul_overflow(int64_t{rows.count} * 4, s.checkpoint_width, &entries) ||
+        __builtin_mul_overflow(int64_t{rows.count} * 4, s.token_width, &entries))
         return fail(kInvalid, "state.checkpoint_width = %lld, token_width = %lld: rows x width passes int64", static_cast<long long>(s.checkpoint_width),
                     static_cast<long long>(s.token_width));
     return kOk;
@@ -181,10 +183,12 @@ int32_t read_state(const flashqla_state* in, const Problem& problem, const Rows&
     if (const int32_t e = read_pool("write", s.write_data, s.write_slots_count, s.write_slot_stride, s.write_slots, problem.form, rows, out.write)) return e;
     if (const int32_t e = check_tables(s, rows)) return e;
     if (s.accepted && (!s.token_slots || !s.read_data || s.read_data != s.write_data))
-        return fail(kInvalid, "state.accepted: needs token_slots, and read_data = %p the same pool as write_data = %p", s.read_data, static_cast<const void*>(s.write_data));
+        return fail(kInvalid, "state.accepted: needs token_slots, and read_data = %p the same pool as write_data = %p", s.read_data,
+                    static_cast<const void*>(s.write_data));
     if (s.read_data && s.read_data == s.write_data && (out.read.slots != out.write.slots || out.read.slot_stride != out.write.slot_stride))
-        return fail(kInvalid, "state.write_data = read_data: slot counts (%lld, %lld) and strides (%lld, %lld) must be equal", static_cast<long long>(out.read.slots),
-                    static_cast<long long>(out.write.slots), static_cast<long long>(out.read.slot_stride), static_cast<long long>(out.write.slot_stride));
+        return fail(kInvalid, "state.write_data = read_data: slot counts (%lld, %lld) and strides (%lld, %lld) must be equal",
+                    static_cast<long long>(out.read.slots), static_cast<long long>(out.write.slots), static_cast<long long>(out.read.slot_stride),
+                    static_cast<long long>(out.write.slot_stride));
     out.checkpoint_slots = s.checkpoint_slots;
     out.checkpoint_width = s.checkpoint_width;
     out.checkpoint_interval = s.checkpoint_interval;

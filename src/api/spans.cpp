@@ -48,8 +48,8 @@ int32_t SpanSet::check() const {
             const auto is = [&](int at, const char* name) { return name && !strcmp(spans_[at].name, name); };
             if (same_ && ((is(i, same_a_) && is(j, same_b_)) || (is(i, same_b_) && is(j, same_a_)))) continue;
             const int out = output_[j] ? j : i, in = output_[j] ? i : j;
-            return fail(FLASHQLA_STATUS_INVALID_ARGUMENT, "%s at [%p, %p) overlaps %s at [%p, %p): an output may overlap nothing but the state in place", spans_[out].name,
-                        reinterpret_cast<void*>(spans_[out].begin), reinterpret_cast<void*>(spans_[out].end), spans_[in].name,
+            return fail(FLASHQLA_STATUS_INVALID_ARGUMENT, "%s at [%p, %p) overlaps %s at [%p, %p): an output may overlap nothing but the state in place",
+                        spans_[out].name, reinterpret_cast<void*>(spans_[out].begin), reinterpret_cast<void*>(spans_[out].end), spans_[in].name,
                         reinterpret_cast<void*>(spans_[in].begin), reinterpret_cast<void*>(spans_[in].end));
         }
     return FLASHQLA_STATUS_OK;

@@ -30,7 +30,8 @@ struct Field {
 // Resolves and checks the tensors of one call, collecting the spans that must not meet.
 class Reader {
 public:
-    Reader(const Form& form, const Rows& rows) : form_(form), rows_(rows), empty_(rows.count == 0 || rows.tokens == 0 || (!rows.offsets && rows.max_tokens == 0)) {}
+    Reader(const Form& form, const Rows& rows)
+        : form_(form), rows_(rows), empty_(rows.count == 0 || rows.tokens == 0 || (!rows.offsets && rows.max_tokens == 0)) {}
 
     int32_t read(const flashqla_tensor& in, const Field& field, View& out);
     int32_t forbid(const flashqla_tensor& in, const char* name, const char* why) {
@@ -76,7 +77,7 @@ int32_t Reader::read_dtype(const flashqla_tensor& in, const Field& field, View& 
     if (!f64 && field.kind == Kind::scalar) good = out.dtype >= FLASHQLA_DTYPE_F32 && out.dtype <= FLASHQLA_DTYPE_F16;
     if (!f64 && field.kind == Kind::state) good = out.dtype == FLASHQLA_DTYPE_F32 || out.dtype == FLASHQLA_DTYPE_BF16;
     if (good) return kOk;
-    const char* rule = f64                             ? "must be F64 where problem.dtype is F64"
+    const char* rule = f64                           ? "must be F64 where problem.dtype is F64"
                        : field.kind == Kind::operand ? "must be problem.dtype"
                        : field.kind == Kind::state   ? "must be F32 or BF16"
                                                      : "must be F32, BF16 or F16";
@@ -126,7 +127,8 @@ int32_t Reader::read_strides(const flashqla_tensor& in, const Field& field, View
     out.head = in.stride_head;
     out.token = in.stride_token;
     out.row = s.rows > 1 ? in.stride_row : 0;
-    if (field.kind == Kind::state && in.stride_token) return fail(kInvalid, "%s.stride_token = %lld: must be 0", field.name, static_cast<long long>(in.stride_token));
+    if (field.kind == Kind::state && in.stride_token)
+        return fail(kInvalid, "%s.stride_token = %lld: must be 0", field.name, static_cast<long long>(in.stride_token));
     if (const int32_t e = check_stride(field.name, "head", out.head, s.heads, s.dim, field.use)) return e;
     if (const int32_t e = check_stride(field.name, "token", out.token, s.tokens, s.dim, field.use)) return e;
     if (const int32_t e = check_stride(field.name, "row", out.row, s.rows, s.dim, field.use)) return e;
@@ -135,7 +137,9 @@ int32_t Reader::read_strides(const flashqla_tensor& in, const Field& field, View
 
 int32_t Reader::read(const flashqla_tensor& in, const Field& field, View& out) {
     out = {};
-    if (in.reserved0 || in.reserved[0] || in.reserved[1]) return fail(kInvalid, "%s.reserved0 = %d, reserved = %lld, %lld: must be 0", field.name, in.reserved0, static_cast<long long>(in.reserved[0]), static_cast<long long>(in.reserved[1]));
+    if (in.reserved0 || in.reserved[0] || in.reserved[1])
+        return fail(kInvalid, "%s.reserved0 = %d, reserved = %lld, %lld: must be 0", field.name, in.reserved0, static_cast<long long>(in.reserved[0]),
+                    static_cast<long long>(in.reserved[1]));
     if (const int32_t e = read_dtype(in, field, out)) return e;
     if (const int32_t e = read_strides(in, field, out)) return e;
     const int64_t bytes = element_bytes(out.dtype);
@@ -143,7 +147,8 @@ int32_t Reader::read(const flashqla_tensor& in, const Field& field, View& out) {
     if (address % static_cast<uintptr_t>(bytes))
         return fail(kInvalid, "%s.data = %p: must be aligned to its element (%lld bytes)", field.name, in.data, static_cast<long long>(bytes));
     out.data = in.data;
-    const bool nothing = (empty_ && field.kind != Kind::state && field.shape.tokens * field.shape.rows != 1) || field.shape.rows == 0 || field.shape.tokens == 0;
+    const bool nothing =
+        (empty_ && field.kind != Kind::state && field.shape.tokens * field.shape.rows != 1) || field.shape.rows == 0 || field.shape.tokens == 0;
     if (!in.data) {
         if (field.required && !nothing && !empty_) return fail(kInvalid, "%s.data is NULL: it is required", field.name);
         return kOk;
@@ -167,7 +172,8 @@ void Reader::add_pool(const char* name, const Pool& pool, Use use) {
 
 int32_t read_inputs(Reader& reader, const Form& f, const flashqla_tensor (&in)[7], Inputs& out) {
     const bool raw = f.gate == FLASHQLA_GATE_RAW;
-    const Shape keys = reader.per_token(f.key_heads, f.key_dim), values = reader.per_token(f.value_heads, f.value_dim), scalars = reader.per_token(f.value_heads, 1);
+    const Shape keys = reader.per_token(f.key_heads, f.key_dim), values = reader.per_token(f.value_heads, f.value_dim),
+                scalars = reader.per_token(f.value_heads, 1);
     if (const int32_t e = reader.read(in[0], {"args.q", keys, Kind::operand, Use::input, true}, out.q)) return e;
     if (const int32_t e = reader.read(in[1], {"args.k", keys, Kind::operand, Use::input, true}, out.k)) return e;
     if (const int32_t e = reader.read(in[2], {"args.v", values, Kind::operand, Use::input, true}, out.v)) return e;
@@ -219,7 +225,8 @@ int32_t read_backward(const flashqla_backward_args* in, const Buffer& workspace,
     Reader reader(f, call.rows);
     if (const int32_t e = read_inputs(reader, f, {a.q, a.k, a.v, a.gate, a.beta, a.A_log, a.dt_bias}, call.in)) return e;
     const bool raw = f.gate == FLASHQLA_GATE_RAW;
-    const Shape keys = reader.per_token(f.key_heads, f.key_dim), values = reader.per_token(f.value_heads, f.value_dim), scalars = reader.per_token(f.value_heads, 1);
+    const Shape keys = reader.per_token(f.key_heads, f.key_dim), values = reader.per_token(f.value_heads, f.value_dim),
+                scalars = reader.per_token(f.value_heads, 1);
     if (!raw) {
         if (const int32_t e = reader.forbid(a.dA_log, "args.dA_log", "problem.gate is not RAW")) return e;
         if (const int32_t e = reader.forbid(a.ddt_bias, "args.ddt_bias", "problem.gate is not RAW")) return e;

@@ -10,7 +10,8 @@ namespace fqla {
 #if defined(__GNUC__)
 __attribute__((format(printf, 2, 3)))
 #endif
-int32_t fail(int32_t status, const char* format, ...);
+int32_t
+fail(int32_t status, const char* format, ...);
 
 const char* last_message();
 

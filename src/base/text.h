@@ -14,7 +14,8 @@ public:
 #if defined(__GNUC__)
     __attribute__((format(printf, 2, 3)))
 #endif
-    void print(const char* format, ...) {
+    void
+    print(const char* format, ...) {
         va_list args;
         va_start(args, format);
         const size_t room = length_ < capacity_ ? capacity_ - length_ : 0;

@@ -73,7 +73,7 @@ void solve_deltas_back(ChunkMemory& m, const ChunkHead& x, int columns) {
     const int blocks = (x.count + kSolveStep - 1) / kSolveStep;
     for (int first = (blocks - 1) * kSolveStep; first >= 0; first -= kSolveStep) {
         const int end = first + kSolveStep < x.count ? first + kSolveStep : x.count;
-        product_transposed(end - first, columns, x.count - end, &m.b[end][first], kTileTokens, m.dx[end], kRowStride, m.dx[first], kRowStride, true);
+        if (end < x.count) product_transposed(end - first, columns, x.count - end, &m.b[end][first], kTileTokens, m.dx[end], kRowStride, m.dx[first], kRowStride, true);
         for (int i = end - 2; i >= first; i--)
             product_transposed(1, columns, end - 1 - i, &m.b[i + 1][i], kTileTokens, m.dx[i + 1], kRowStride, m.dx[i], kRowStride, true);
     }

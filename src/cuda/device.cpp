@@ -14,7 +14,8 @@ int32_t check_ordinal(const Driver& driver, int32_t ordinal) {
     int count = 0;
     FQLA_TRY(driver, cuDeviceGetCount, &count);
     if (count == 0) return fail(FLASHQLA_STATUS_NO_DRIVER, "the CUDA driver sees no device");
-    if (ordinal >= count) return fail(FLASHQLA_STATUS_INVALID_ARGUMENT, "config.device = %d: the CUDA driver sees %d device%s", ordinal, count, count == 1 ? "" : "s");
+    if (ordinal >= count)
+        return fail(FLASHQLA_STATUS_INVALID_ARGUMENT, "config.device = %d: the CUDA driver sees %d device%s", ordinal, count, count == 1 ? "" : "s");
     return FLASHQLA_STATUS_OK;
 }
 
@@ -80,7 +81,8 @@ int32_t check_context(const Caps& caps) {
     CUdevice device = -1;
     FQLA_TRY(driver, cuCtxGetDevice, &device);
     if (device != caps.device)
-        return fail(FLASHQLA_STATUS_WRONG_DEVICE, "the current context is of CUDA device %d, the handle of device %d: make a handle for each device", device, caps.device);
+        return fail(FLASHQLA_STATUS_WRONG_DEVICE, "the current context is of CUDA device %d, the handle of device %d: make a handle for each device", device,
+                    caps.device);
     return FLASHQLA_STATUS_OK;
 }
 

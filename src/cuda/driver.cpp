@@ -26,7 +26,8 @@ Mutex g_mutex;
 #if defined(__GNUC__)
 __attribute__((format(printf, 3, 4)))
 #endif
-int32_t remember(State& s, int32_t status, const char* format, ...) {
+int32_t
+remember(State& s, int32_t status, const char* format, ...) {
     va_list args;
     va_start(args, format);
     vsnprintf(s.message, sizeof s.message, format, args);
@@ -37,8 +38,8 @@ int32_t remember(State& s, int32_t status, const char* format, ...) {
 int32_t resolve(State& s, GetProcAddress get) {
     void* address = nullptr;
     CUdriverProcAddressQueryResult found{};
-#define FQLA_RESOLVE(name, version)                                                                                            \
-    if (get(#name, &address, version, CU_GET_PROC_ADDRESS_DEFAULT, &found) != CUDA_SUCCESS || !address)                        \
+#define FQLA_RESOLVE(name, version)                                                                                                             \
+    if (get(#name, &address, version, CU_GET_PROC_ADDRESS_DEFAULT, &found) != CUDA_SUCCESS || !address)                                         \
         return remember(s, FLASHQLA_STATUS_DRIVER_TOO_OLD, "the CUDA driver has no %s of version %d: r580 or newer is needed", #name, version); \
     memcpy(static_cast<void*>(&s.driver.name), &address, sizeof address);
     FQLA_DRIVER_FUNCTIONS(FQLA_RESOLVE)

@@ -7,25 +7,25 @@
 namespace fqla::cuda {
 
 // X(function, lowest driver version that has it): the newest ABI of a symbol would shut out older drivers.
-#define FQLA_DRIVER_FUNCTIONS(X)    \
-    X(cuInit, 2000)                 \
-    X(cuDriverGetVersion, 2020)     \
-    X(cuDeviceGetCount, 2000)       \
-    X(cuDeviceGet, 2000)            \
-    X(cuDeviceGetName, 2000)        \
-    X(cuDeviceGetAttribute, 2000)   \
-    X(cuCtxGetCurrent, 4000)        \
-    X(cuCtxGetDevice, 2000)         \
-    X(cuCtxGetId, 12000)            \
-    X(cuCtxGetDevResource, 12040)   \
-    X(cuLibraryLoadData, 12000)     \
-    X(cuLibraryGetKernel, 12000)    \
-    X(cuKernelGetFunction, 12000)   \
-    X(cuKernelGetAttribute, 12000)  \
-    X(cuKernelSetAttribute, 12000)  \
-    X(cuLaunchKernelEx, 11060)      \
-    X(cuStreamIsCapturing, 10000)   \
-    X(cuGetErrorName, 6000)         \
+#define FQLA_DRIVER_FUNCTIONS(X)   \
+    X(cuInit, 2000)                \
+    X(cuDriverGetVersion, 2020)    \
+    X(cuDeviceGetCount, 2000)      \
+    X(cuDeviceGet, 2000)           \
+    X(cuDeviceGetName, 2000)       \
+    X(cuDeviceGetAttribute, 2000)  \
+    X(cuCtxGetCurrent, 4000)       \
+    X(cuCtxGetDevice, 2000)        \
+    X(cuCtxGetId, 12000)           \
+    X(cuCtxGetDevResource, 12040)  \
+    X(cuLibraryLoadData, 12000)    \
+    X(cuLibraryGetKernel, 12000)   \
+    X(cuKernelGetFunction, 12000)  \
+    X(cuKernelGetAttribute, 12000) \
+    X(cuKernelSetAttribute, 12000) \
+    X(cuLaunchKernelEx, 11060)     \
+    X(cuStreamIsCapturing, 10000)  \
+    X(cuGetErrorName, 6000)        \
     X(cuGetErrorString, 6000)
 
 // The lowest driver that runs images of the toolkit that built them: CUDA 13.0, r580.
@@ -47,7 +47,7 @@ int32_t driver_failure(const Driver& driver, CUresult result, const char* call);
 }  // namespace fqla::cuda
 
 // Runs driver.call(...) and returns its failure from the enclosing function.
-#define FQLA_TRY(driver, call, ...)                                                                                      \
-    do {                                                                                                                 \
+#define FQLA_TRY(driver, call, ...)                                                                                         \
+    do {                                                                                                                    \
         if (const CUresult fqla_result_ = (driver).call(__VA_ARGS__)) return driver_failure((driver), fqla_result_, #call); \
     } while (0)

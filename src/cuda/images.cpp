@@ -13,12 +13,18 @@ Image image_for(int32_t major, int32_t minor, bool tegra, uint32_t inside) {
 
 const char* image_name(Image image) {
     switch (image) {
-        case Image::sm_80: return "sm_80";
-        case Image::sm_90a: return "sm_90a";
-        case Image::sm_100f: return "sm_100f";
-        case Image::sm_120f: return "sm_120f";
-        case Image::ptx: return "compute_80 (PTX)";
-        default: return "none";
+        case Image::sm_80:
+            return "sm_80";
+        case Image::sm_90a:
+            return "sm_90a";
+        case Image::sm_100f:
+            return "sm_100f";
+        case Image::sm_120f:
+            return "sm_120f";
+        case Image::ptx:
+            return "compute_80 (PTX)";
+        default:
+            return "none";
     }
 }
 

@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "row_grid.h"
+
 namespace fqla {
 namespace {
 
@@ -15,16 +17,36 @@ size_t put(const Params& params, KernelArgs& out) {
 // Kernels of one source share their parameter struct.
 bool from_source(const Step& step, const char* source) { return std::strcmp(kKernels[static_cast<size_t>(step.kernel)].source, source) == 0; }
 
-// States of a call beyond this are stored as any data, below as streaming data: small calls then find room in an L2 full of other kernels'
-// dirty lines, large ones keep their lines until they can be written in DRAM order. H100 2026-11-23, 16/32 batch 8 (17 MB): 0.0175 ms
-// streaming, 0.0185 not; 16/64 batch 256 (1.1 GB): 0.7324 streaming, 0.7287 not.
-constexpr int64_t kStreamingBytes = 50ll << 20;
-
 RecurrentParams recurrent_params(const Step& step, const Forward& call) {
-    const Form& form = call.form;
-    const int64_t state_bytes = int64_t{form.value_heads} * form.key_dim * form.value_dim * (form.state_dtype == FLASHQLA_DTYPE_F32 ? 4 : 2);
-    const int32_t tiles = static_cast<int32_t>(step.grid[0] / static_cast<uint32_t>(form.value_heads));
-    return {call, tiles, call.rows.count <= kStreamingBytes / state_bytes};
+    const int32_t tiles = static_cast<int32_t>(step.grid[0] / static_cast<uint32_t>(call.form.value_heads));
+    return {call, tiles, !large_states(call.form, call.rows.count)};
+}
+
+BackwardParams backward_params(const Step& step, int32_t segment, const Plan& plan, const Backward& call, void* workspace) {
+    const Workspace& ledger = plan.workspace;
+    const Rows& rows = call.rows;
+    const int64_t slots = plan.segment_tokens / kBackwardChunk;
+    const int64_t tokens = rows.offsets ? rows.tokens : rows.count * rows.max_tokens;
+    const bool find_segments = step.when == When::before;
+    BackwardParams p{};
+    p.call = call;
+    p.chunk_states = ledger.at<float>(Region::chunk_states, workspace);
+    p.chunk_gradients = ledger.at<float>(Region::chunk_gradients, workspace);
+    p.residuals = ledger.at<float>(Region::deltas, workspace);
+    p.delta_gradients = ledger.at<float>(Region::delta_gradients, workspace);
+    p.head_dq = ledger.at<float>(Region::head_gradients, workspace);
+    p.head_dk = p.head_dq + ledger.bytes(Region::head_gradients) / sizeof(float) / 2;
+    p.segment_states = ledger.at<float>(Region::segment_states, workspace);
+    p.carried_gradient = ledger.at<float>(Region::state_gradient, workspace);
+    p.partial_sums = ledger.at<float>(Region::partial_sums, workspace);
+    p.first_slot = segment * slots;
+    p.slots = slots;
+    p.all_slots = backward_slots(tokens, rows.count);
+    p.segment = segment;
+    p.segments = plan.segments;
+    p.tiles = static_cast<int32_t>(step.grid[0] / static_cast<uint32_t>(call.form.value_heads) / (find_segments ? 1 : 2));  // read by the scans
+    p.find_segments = find_segments;
+    return p;
 }
 
 }  // namespace
@@ -34,6 +56,9 @@ size_t make_kernel_args(const Step& step, int32_t, const Plan&, const Forward& c
     return 0;
 }
 
-size_t make_kernel_args(const Step&, int32_t, const Plan&, const Backward&, void*, KernelArgs&) { return 0; }
+size_t make_kernel_args(const Step& step, int32_t segment, const Plan& plan, const Backward& call, void* workspace, KernelArgs& out) {
+    if (from_source(step, "backward")) return put(backward_params(step, segment, plan, call, workspace), out);
+    return 0;
+}
 
 }  // namespace fqla

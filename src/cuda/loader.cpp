@@ -77,7 +77,8 @@ int32_t get_kernel(const Driver& driver, const Caps& caps, KernelId id, CUstream
         CUstreamCaptureStatus capturing = CU_STREAM_CAPTURE_STATUS_NONE;
         FQLA_TRY(driver, cuStreamIsCapturing, stream, &capturing);
         if (capturing != CU_STREAM_CAPTURE_STATUS_NONE)
-            return fail(FLASHQLA_STATUS_NOT_WARM, "the stream is being captured and %s is not loaded in this context: call flashqla_warmup before", kKernels[i].symbol);
+            return fail(FLASHQLA_STATUS_NOT_WARM, "the stream is being captured and %s is not loaded in this context: call flashqla_warmup before",
+                        kKernels[i].symbol);
         if (const int32_t s = load(driver, caps, id)) return s;
         loaded.kernel[i] = true;
     }

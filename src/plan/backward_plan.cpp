@@ -1,13 +1,81 @@
-// Placeholder until the portable backward lands.
+// The portable backward's launches and workspace, cut into segments of chunk slots where it would grow too large.
+#include "backward_plan.h"
+
+#include <algorithm>
 #include <cstdio>
 
-#include "plan.h"
+#include "kernel_params.h"
+#include "row_grid.h"
 
 namespace fqla {
+namespace {
 
-void plan_backward_portable(const Request&, const Caps&, Plan& plan) {
-    plan.status = FLASHQLA_STATUS_UNSUPPORTED;
-    std::snprintf(plan.reason, sizeof plan.reason, "the backward on CUDA is not there yet");
+constexpr int64_t kSmallKeyDim = 128;                          // gdn_backward_scan_128 serves up to here
+constexpr int64_t kSmallColumns = 16;                          // value columns of a warp there
+constexpr int64_t kLargeColumns = 8;                           // and in gdn_backward_scan_256
+constexpr int64_t kScanWarps = 4;                              // of a block of the scans, at most
+constexpr uint32_t kChunkThreads = 256, kFinishThreads = 256;  // of gdn_backward_chunks; of _heads and _sums
+
+// f32 bytes that one chunk slot takes in the regions that hold a segment.
+uint64_t bytes_of_slot(const Form& form) {
+    const uint64_t k = form.key_dim, v = form.value_dim;
+    return sizeof(float) * form.value_heads * (2 * k * v + kBackwardChunk * 2 * (k + v));
 }
+
+void book_workspace(const Form& form, int64_t all_slots, int64_t slots, int32_t segments, Workspace& workspace) {
+    const uint64_t heads = sizeof(float) * static_cast<uint64_t>(form.value_heads), matrix = heads * form.key_dim * form.value_dim;
+    const uint64_t tokens = static_cast<uint64_t>(slots) * kBackwardChunk;
+    workspace.book(Region::chunk_states, slots * matrix);
+    workspace.book(Region::chunk_gradients, slots * matrix);
+    workspace.book(Region::deltas, tokens * heads * form.value_dim);
+    workspace.book(Region::delta_gradients, tokens * heads * form.value_dim);
+    workspace.book(Region::head_gradients, tokens * heads * form.key_dim * 2);  // dq, then dk
+    if (segments > 1) {
+        workspace.book(Region::segment_states, segments * matrix);
+        workspace.book(Region::state_gradient, 2 * matrix);
+    }
+    if (form.gate == FLASHQLA_GATE_RAW) workspace.book(Region::partial_sums, all_slots * heads * 2);
+}
+
+}  // namespace
+
+void plan_backward_within(const Request& request, const Caps& caps, uint64_t workspace_limit, Plan& plan) {
+    const Form& form = request.problem.form;
+    const Bounds& bounds = request.bounds;
+    plan.engine = FLASHQLA_ENGINE_RECURRENT;
+    plan.segments = 1;
+    plan.segment_tokens = bounds.max_tokens;
+    if (bounds.rows == 0) return;
+
+    const bool small = form.key_dim <= kSmallKeyDim;
+    const RowGrid grid = row_grid(2 * bounds.rows, form.value_heads, form.value_dim, small ? kSmallColumns : kLargeColumns, caps.multiprocessors, kScanWarps);
+    const int64_t low = std::min(bounds.rows, kMostGridYZ), high = (bounds.rows + low - 1) / low;
+    if (form.value_heads > kMostGridX / (2 * grid.tiles)) {
+        plan.status = FLASHQLA_STATUS_UNSUPPORTED;
+        std::snprintf(plan.reason, sizeof plan.reason, "problem.value_heads = %d: the backward's grid takes at most %lld", form.value_heads,
+                      static_cast<long long>(kMostGridX / (2 * grid.tiles)));
+        return;
+    }
+
+    // A segment has as many slots as the limit allows, also where fewer would do for the last one: workspace must not fall as bounds grow.
+    const int64_t all_slots = backward_slots(bounds.offsets ? bounds.tokens : bounds.rows * bounds.max_tokens, bounds.rows);
+    const int64_t most = std::min<int64_t>(static_cast<int64_t>(workspace_limit / bytes_of_slot(form)), kMostGridX / form.value_heads);
+    const int64_t slots = std::max<int64_t>(1, std::min(all_slots, most));
+    plan.segments = static_cast<int32_t>((all_slots + slots - 1) / slots);
+    plan.segment_tokens = slots * kBackwardChunk;
+    book_workspace(form, all_slots, slots, plan.segments, plan.workspace);
+
+    const KernelId scan = small ? KernelId::gdn_backward_scan_128 : KernelId::gdn_backward_scan_256;
+    const uint32_t blocks = static_cast<uint32_t>(form.value_heads * grid.tiles), threads = static_cast<uint32_t>(grid.warps * 32);
+    const uint32_t y = static_cast<uint32_t>(low), z = static_cast<uint32_t>(high);
+    if (plan.segments > 1) plan.add({scan, When::before, {blocks, y, z}, threads, 0});
+    plan.add({scan, When::each_segment, {2 * blocks, y, z}, threads, 0});
+    plan.add({KernelId::gdn_backward_chunks, When::each_segment, {static_cast<uint32_t>(slots * form.value_heads), 1, 1}, kChunkThreads, 0});
+    plan.add({KernelId::gdn_backward_heads, When::each_segment, {static_cast<uint32_t>(slots * form.key_heads), 1, 1}, kFinishThreads, 0});
+    if (form.gate == FLASHQLA_GATE_RAW)
+        plan.add({KernelId::gdn_backward_sums, When::after, {static_cast<uint32_t>(form.value_heads), 1, 1}, kFinishThreads, 0});
+}
+
+void plan_backward_portable(const Request& request, const Caps& caps, Plan& plan) { plan_backward_within(request, caps, kWorkspaceLimit, plan); }
 
 }  // namespace fqla

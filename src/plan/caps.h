@@ -14,8 +14,8 @@ struct Caps {
     uint64_t shared_memory_bytes;  // most a block may have
     uint64_t l2_bytes;
     Image image;
-    int32_t threads;           // CPU
-    const char* simd_name;     // CPU: "portable", "avx2", "avx512", "neon"
+    int32_t threads;        // CPU
+    const char* simd_name;  // CPU: "portable", "avx2", "avx512", "neon"
 };
 
 }  // namespace fqla

@@ -23,6 +23,9 @@ Plan plan_with(const Engine& engine, const Request& request, const Caps& caps) {
     plan.segments = 1;
     plan.segment_tokens = request.bounds.max_tokens;
     engine.fill(request, caps, plan);
+    if (!plan.reason[0])
+        snprintf(plan.reason, sizeof plan.reason, "%s",
+                 request.problem.engine != FLASHQLA_ENGINE_AUTO ? "problem.engine asks for it" : "no engine before it in order of preference serves this call");
     return plan;
 }
 

@@ -8,8 +8,8 @@ namespace fqla {
 
 struct Problem {
     Form form;
-    uint64_t flags;   // FLASHQLA_PROBLEM_*
-    int32_t engine;   // FLASHQLA_ENGINE_*
+    uint64_t flags;  // FLASHQLA_PROBLEM_*
+    int32_t engine;  // FLASHQLA_ENGINE_*
 };
 
 struct Bounds {

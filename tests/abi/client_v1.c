@@ -6,12 +6,12 @@
 
 #include "flashqla.h"
 
-#define REQUIRE(condition)                                                                    \
-    do {                                                                                      \
-        if (!(condition)) {                                                                   \
-            printf("line %d: %s: %s\n", __LINE__, #condition, flashqla_last_error());         \
-            return 1;                                                                         \
-        }                                                                                     \
+#define REQUIRE(condition)                                                            \
+    do {                                                                              \
+        if (!(condition)) {                                                           \
+            printf("line %d: %s: %s\n", __LINE__, #condition, flashqla_last_error()); \
+            return 1;                                                                 \
+        }                                                                             \
     } while (0)
 
 static int near(float x, double wanted) { return fabs((double)x - wanted) < 1e-5; }
@@ -24,7 +24,7 @@ int main(void) {
     flashqla_forward_args args;
     flashqla_query_info info;
     flashqla_device device;
-    flashqla_handle *handle = NULL;
+    flashqla_handle* handle = NULL;
     /* Token 0: u = 0.5 v = (1, 1.5), S = k u^T. Token 1: S decays to (0.5, 0.75); u = 0.5 (v - (0.5, 0.75)) = (1.75, 1.625). */
     float q[4] = {1, 0, 1, 0}, k[4] = {1, 0, 1, 0}, v[4] = {2, 3, 4, 4}, gate[2] = {0, 0}, beta[2] = {0.5f, 0.5f};
     float out[4] = {0}, final[4] = {7, 7, 7, 7};

@@ -5,31 +5,31 @@
 
 #include "flashqla.h"
 
-#define REQUIRE(condition)                                       \
-    do {                                                         \
-        if (!(condition)) {                                      \
-            printf("line %d: %s\n", __LINE__, #condition);       \
-            return 1;                                            \
-        }                                                        \
+#define REQUIRE(condition)                                 \
+    do {                                                   \
+        if (!(condition)) {                                \
+            printf("line %d: %s\n", __LINE__, #condition); \
+            return 1;                                      \
+        }                                                  \
     } while (0)
 
 /* C has no cast from void * to a function pointer; POSIX promises the bytes. */
-static int find(void *library, const char *name, void *function) {
-    void *symbol = dlsym(library, name);
+static int find(void* library, const char* name, void* function) {
+    void* symbol = dlsym(library, name);
     memcpy(function, &symbol, sizeof symbol);
     return symbol != NULL;
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char** argv) {
     int32_t (*version)(void);
-    const char *(*status_name)(int32_t);
-    const char *(*last_error)(void);
-    const char *(*build_info)(void);
-    int32_t (*create)(flashqla_handle **, const flashqla_config *);
-    void (*destroy)(flashqla_handle *);
-    flashqla_handle *handle = NULL;
+    const char* (*status_name)(int32_t);
+    const char* (*last_error)(void);
+    const char* (*build_info)(void);
+    int32_t (*create)(flashqla_handle**, const flashqla_config*);
+    void (*destroy)(flashqla_handle*);
+    flashqla_handle* handle = NULL;
     flashqla_config config;
-    void *library;
+    void* library;
     int32_t status;
 
     REQUIRE(argc == 2);

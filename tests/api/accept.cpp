@@ -21,7 +21,9 @@ std::vector<float> plain_out() {
     return copy(c.out, kOut);
 }
 
-void stride(flashqla_tensor& t, float* data, int64_t row, int64_t token, int64_t head) { t.data = data, t.stride_row = row, t.stride_token = token, t.stride_head = head; }
+void stride(flashqla_tensor& t, float* data, int64_t row, int64_t token, int64_t head) {
+    t.data = data, t.stride_row = row, t.stride_token = token, t.stride_head = head;
+}
 
 }  // namespace
 

@@ -71,9 +71,7 @@ void check_pad(int32_t slot, bool write_side) {
 }  // namespace
 
 TEST_SUITE("contents") {
-    TEST_CASE("offsets in order, with tokens before, between and behind the rows") {
-        check_offsets({2, 5, 5, 9}, {2, 3, 4, 5, 6, 7, 8});
-    }
+    TEST_CASE("offsets in order, with tokens before, between and behind the rows") { check_offsets({2, 5, 5, 9}, {2, 3, 4, 5, 6, 7, 8}); }
     TEST_CASE("offsets that decrease") {
         check_offsets({0, 4, 2, 1}, {0, 1, 2, 3});
         check_offsets({12, 8, 4, 0}, {});

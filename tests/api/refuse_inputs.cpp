@@ -17,8 +17,8 @@ struct Input {
     { #name, &flashqla_forward_args::name, &flashqla_backward_args::name, heads, dim, per_token }
 
 constexpr Input kInputs[] = {
-    INPUT(q, Call::kKeyHeads, Call::kKeyDim, true),    INPUT(k, Call::kKeyHeads, Call::kKeyDim, true), INPUT(v, Call::kValueHeads, Call::kValueDim, true),
-    INPUT(gate, Call::kValueHeads, 1, true),           INPUT(beta, Call::kValueHeads, 1, true),        INPUT(A_log, Call::kValueHeads, 1, false),
+    INPUT(q, Call::kKeyHeads, Call::kKeyDim, true), INPUT(k, Call::kKeyHeads, Call::kKeyDim, true), INPUT(v, Call::kValueHeads, Call::kValueDim, true),
+    INPUT(gate, Call::kValueHeads, 1, true),        INPUT(beta, Call::kValueHeads, 1, true),        INPUT(A_log, Call::kValueHeads, 1, false),
     INPUT(dt_bias, Call::kValueHeads, 1, false),
 };
 
@@ -31,9 +31,7 @@ std::function<void(Call&)> in_both(const Input& input, Break broken_by) {
     };
 }
 
-void packed(flashqla_tensor& t, const Input& i) {
-    t.stride_head = i.dim, t.stride_token = int64_t{i.heads} * i.dim, t.stride_row = 4 * t.stride_token;
-}
+void packed(flashqla_tensor& t, const Input& i) { t.stride_head = i.dim, t.stride_token = int64_t{i.heads} * i.dim, t.stride_row = 4 * t.stride_token; }
 
 std::vector<Rule> rules_of(const Input& i) {
     // Names outlive the rules: a message is checked for parts of them.
@@ -53,14 +51,19 @@ std::vector<Rule> rules_of(const Input& i) {
         {"head stride negative", in_both(i, [i](flashqla_tensor& t) { packed(t, i), t.stride_head = -1; }), {field, "stride_head", "= -1", "negative"}},
     };
     if (!i.per_token) return rules;
-    rules.push_back({"token stride negative", in_both(i, [i](flashqla_tensor& t) { packed(t, i), t.stride_token = -64; }), {field, "stride_token", "= -64", "negative"}});
-    rules.push_back({"row stride negative", in_both(i, [i](flashqla_tensor& t) { packed(t, i), t.stride_row = -1; }), {field, "stride_row", "= -1", "negative"}});
-    rules.push_back({"past the address space", in_both(i, [i](flashqla_tensor& t) { packed(t, i), t.stride_row = INT64_MAX / 2; }),
+    rules.push_back(
+        {"token stride negative", in_both(i, [i](flashqla_tensor& t) { packed(t, i), t.stride_token = -64; }), {field, "stride_token", "= -64", "negative"}});
+    rules.push_back(
+        {"row stride negative", in_both(i, [i](flashqla_tensor& t) { packed(t, i), t.stride_row = -1; }), {field, "stride_row", "= -1", "negative"}});
+    rules.push_back({"past the address space",
+                     in_both(i, [i](flashqla_tensor& t) { packed(t, i), t.stride_row = INT64_MAX / 2; }),
                      {field, "row 4611686018427387903", "address space"}});
     if (i.dim == 1) return rules;
     rules.push_back({"not of the problem's dtype", in_both(i, [](flashqla_tensor& t) { t.dtype = FLASHQLA_DTYPE_BF16; }), {dtype, "= 2", "problem.dtype"}});
-    rules.push_back({"head stride short", in_both(i, [i](flashqla_tensor& t) { packed(t, i), t.stride_head = i.dim - 1; }), {field, "stride_head", "at least", "or 0"}});
-    rules.push_back({"token stride short", in_both(i, [i](flashqla_tensor& t) { packed(t, i), t.stride_token = 3; }), {field, "stride_token", "= 3", "at least"}});
+    rules.push_back(
+        {"head stride short", in_both(i, [i](flashqla_tensor& t) { packed(t, i), t.stride_head = i.dim - 1; }), {field, "stride_head", "at least", "or 0"}});
+    rules.push_back(
+        {"token stride short", in_both(i, [i](flashqla_tensor& t) { packed(t, i), t.stride_token = 3; }), {field, "stride_token", "= 3", "at least"}});
     rules.push_back({"row stride short", in_both(i, [i](flashqla_tensor& t) { packed(t, i), t.stride_row = 1; }), {field, "stride_row", "= 1", "at least"}});
     return rules;
 }
@@ -90,9 +93,11 @@ TEST_SUITE("refuse") {
         const std::vector<Rule> rules = {
             {"workspace misaligned", [](Call& c) { c.workspace = c.scratch + 128; }, {"workspace", "aligned to 256"}},
             {"workspace past the address space", [](Call& c) { c.workspace_bytes = UINT64_MAX; }, {"workspace_bytes", "18446744073709551615", "address space"}},
-            {"saved misaligned", [](Call& c) { c.args.saved = c.scratch + 8, c.grads.saved = c.scratch + 8, c.workspace = c.scratch + 4096, c.workspace_bytes -= 4096; },
+            {"saved misaligned",
+             [](Call& c) { c.args.saved = c.scratch + 8, c.grads.saved = c.scratch + 8, c.workspace = c.scratch + 4096, c.workspace_bytes -= 4096; },
              {"args.saved", "aligned to 256"}},
-            {"saved past the address space", [](Call& c) { c.args.saved = c.d_initial, c.grads.saved = c.q, c.args.saved_bytes = c.grads.saved_bytes = 1ULL << 63; },
+            {"saved past the address space",
+             [](Call& c) { c.args.saved = c.d_initial, c.grads.saved = c.q, c.args.saved_bytes = c.grads.saved_bytes = 1ULL << 63; },
              {"args.saved_bytes", "9223372036854775808", "address space"}},
             {"a stream on the CPU", [](Call& c) { c.stream = c.scratch; }, {"stream", "NULL", "CPU"}},
             {"a stream on the CPU, no rows", [](Call& c) { c.stream = c.scratch, c.sequences.rows = 0, c.sequences.tokens = 0; }, {"stream", "NULL", "CPU"}},

@@ -11,7 +11,7 @@ std::function<void(Call&)> with_states(Break broken_by) {
         broken_by(c, c.state);
     };
 }
-#define STATE(...) with_states([](Call & c, flashqla_state & s) { (void)c, __VA_ARGS__; })
+#define STATE(...) with_states([](Call& c, flashqla_state& s) { (void)c, __VA_ARGS__; })
 
 void give_tables(Call& c) {
     flashqla_state& s = c.state;
@@ -57,7 +57,8 @@ const std::vector<Rule> kRules = {
     {"token width negative", STATE(give_tables(c), s.token_width = -1), {"state.token_width", "= -1", ">= 0"}},
     {"token width without a table", STATE(s.token_width = 3), {"state.token_slots", "NULL", "token_width = 3"}},
     {"token slots misaligned", STATE(give_tables(c), s.token_slots = shifted(s.token_slots, 3)), {"state.token_slots", "4-byte aligned"}},
-    {"token slots without a pool", STATE(s.token_slots = c.token_slots, s.token_width = 4, s.write_slots = nullptr, s.write_data = nullptr),
+    {"token slots without a pool",
+     STATE(s.token_slots = c.token_slots, s.token_width = 4, s.write_slots = nullptr, s.write_data = nullptr),
      {"state.write_data", "NULL", "token_slots"}},
     {"token table past int64", STATE(give_tables(c), s.token_width = INT64_MAX), {"token_width = 9223372036854775807", "int64"}},
     {"accepted without token slots", STATE(give_one_pool(c), s.token_slots = nullptr, s.token_width = 0), {"state.accepted", "token_slots"}},

@@ -12,7 +12,7 @@
 
 namespace numeric {
 
-Buffer::Buffer(size_t bytes, uint64_t seed) : base_(nullptr), host_(bytes + 2 * kGuard, uint8_t{0xFF}) {
+Buffer::Buffer(size_t bytes, uint64_t seed, bool bare) : base_(nullptr), bare_(bare), host_(bytes + 2 * kGuard, uint8_t{0xFF}) {
     Random random(seed);
     for (size_t i = 0; seed && i + 8 <= bytes; i += 8) {
         const uint64_t bits = random.bits();
@@ -31,19 +31,22 @@ Buffer::~Buffer() {
     fqla_dev_free(&session().device, base_);
 }
 
-void Buffer::upload() {
+template <class Copy>
+void Buffer::copy(const Copy& part) const {
     guard(false);
-    if (fqla_dev_upload(&session().device, base_, host_.data(), host_.size())) std::fprintf(stderr, "upload: %s\n", fqla_dev_error(&session().device));
+    const bool failed = bare_ ? part(size_t{0}, kGuard) || part(behind(), kGuard) : part(size_t{0}, host_.size());
+    if (failed) std::fprintf(stderr, "%s\n", fqla_dev_error(&session().device));
     guard(true);
 }
 
+void Buffer::upload() {
+    copy([&](size_t at, size_t bytes) { return fqla_dev_upload(&session().device, base_ + at, host_.data() + at, bytes); });
+}
+
 const uint8_t* Buffer::download(bool& guards_kept) {
-    guard(false);
     after_.resize(host_.size());
-    if (fqla_dev_download(&session().device, after_.data(), base_, after_.size())) std::fprintf(stderr, "download: %s\n", fqla_dev_error(&session().device));
-    guard(true);
-    const size_t behind = kGuard + bytes();
-    guards_kept = !std::memcmp(after_.data(), host_.data(), kGuard) && !std::memcmp(after_.data() + behind, host_.data() + behind, kGuard);
+    copy([&](size_t at, size_t bytes) { return fqla_dev_download(&session().device, after_.data() + at, base_ + at, bytes); });
+    guards_kept = !std::memcmp(after_.data(), host_.data(), kGuard) && !std::memcmp(after_.data() + behind(), host_.data() + behind(), kGuard);
     return downloaded();
 }
 

@@ -11,8 +11,8 @@ class Buffer {
 public:
     static constexpr size_t kGuard = 16384;  // each side; 0xFF: NaN in every float type, -1 in every integer
 
-    // `seed` 0: 0xFF everywhere; else random bytes.
-    Buffer(size_t bytes, uint64_t seed);
+    // `seed` 0: 0xFF everywhere; else random bytes. `bare`: the device's memory between the bands is neither set nor read.
+    Buffer(size_t bytes, uint64_t seed, bool bare = false);
     ~Buffer();
     Buffer(const Buffer&) = delete;
     Buffer& operator=(const Buffer&) = delete;
@@ -26,9 +26,13 @@ public:
     const uint8_t* downloaded() const { return after_.data() + kGuard; }
 
 private:
+    size_t behind() const { return host_.size() - kGuard; }
+    template <class Copy>
+    void copy(const Copy& part) const;  // part(offset, bytes) for all that may be copied
     void guard(bool on) const;  // under ASan the host's bands may not even be read
 
     uint8_t* base_;
+    bool bare_;
     std::vector<uint8_t> host_, after_;
 };
 

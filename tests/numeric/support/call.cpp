@@ -22,6 +22,7 @@ void put_ints(Buffer* buffer, const std::vector<Int>& from, bool wide = false) {
 Call::Call(const Sample& given, const Options& options) : sample_(given), options_(options) {
     const Case& c = sample_.c;
     if (!options_.handle) options_.handle = session().handle;
+    if (options_.engine == FLASHQLA_ENGINE_AUTO) options_.engine = session().engine;
     flashqla_problem_init(&problem, sizeof problem, FLASHQLA_FORM_PLAIN);
     problem.key_heads = c.key_heads, problem.value_heads = c.value_heads;
     problem.key_dim = c.key_dim, problem.value_dim = c.value_dim;
@@ -159,7 +160,12 @@ void Call::add_tables() {
 
 void Call::add_workspace() {
     workspace_bytes_ = query().workspace_bytes;
-    workspace_ = add_buffer(static_cast<int64_t>(workspace_bytes_), true);
+    buffers_.push_back(std::make_unique<Buffer>(static_cast<size_t>(workspace_bytes_), options_.poison, session().bare_workspace));
+    workspace_ = buffers_.back().get();
+    if (!options_.saved) return;
+    forward_.saved = options_.saved->data();
+    backward_.saved = options_.saved->data();
+    forward_.saved_bytes = backward_.saved_bytes = options_.saved->bytes();
 }
 
 flashqla_query_info Call::query() const {

@@ -17,6 +17,7 @@ public:
         flashqla_handle* handle = nullptr;  // null: the session's
         uint64_t poison = 0;                // of outputs and workspace: 0: 0xFF, else a seed of random bytes
         bool d_final = true;                // backward: given at all
+        Buffer* saved = nullptr;            // what a forward saves, and its backward reads
         std::vector<const char*> wanted;    // gradients; empty: all
     };
 

@@ -12,6 +12,8 @@ struct Session {
     flashqla_handle* handle = nullptr;
     flashqla_handle* oracle = nullptr;  // a CPU handle
     bool quick = false;                 // a reduced set: sanitizers
+    bool bare_workspace = false;        // not even poisoned, so that initcheck sees what is read before it is written
+    int32_t engine = FLASHQLA_ENGINE_AUTO;  // that takes the place of AUTO in every call
     uint64_t seed = 0;
 
     bool cuda() const { return device.is_cuda != 0; }

@@ -2,8 +2,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <exception>
-#include <fstream>
-#include <iterator>
 
 #include "backend.h"
 #include "options.h"
@@ -28,9 +26,12 @@ Bounds bounds_of(int32_t dtype) {
 }
 
 std::string read_text(const std::string& file) {
-    std::ifstream stream(file, std::ios::binary);
-    std::string text((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
-    if (!stream.good() && !stream.eof()) text.clear();
+    std::string text;
+    std::FILE* stream = std::fopen(file.c_str(), "rb");
+    if (!stream) return text;
+    char piece[65536];
+    while (const size_t count = std::fread(piece, 1, sizeof piece, stream)) text.append(piece, count);
+    std::fclose(stream);
     return text;
 }
 

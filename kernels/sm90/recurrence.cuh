@@ -1,0 +1,338 @@
+// The recurrence's roles, shared by the kernels of forward.cu (records from memory) and fused.cu (records made in the block).
+#pragma once
+#include "sm90_params.h"
+#include "chunk.cuh"
+#include "ring.cuh"
+#include "tma.cuh"
+#include "wgmma.cuh"
+
+namespace fqla::sm90 {
+
+// What a block works on.
+struct Work {
+    int64_t row;
+    RowTokens tokens;
+    int head, part;      // part: which 64 (or 128) rows of V
+    int64_t first;       // chunk, within the row
+    int chunks;
+    int segment;
+    bool last;           // of the row
+};
+
+// The first segment may be longer than the others; a row's last one takes what is left.
+__device__ __forceinline__ Work find_work(const Sm90ForwardParams& p, int parts, int segments) {
+    Work w{};
+    int64_t unit = blockIdx.x;
+    w.part = static_cast<int>(unit % parts), unit /= parts;
+    w.head = static_cast<int>(unit % p.value_heads), unit /= p.value_heads;
+    w.segment = static_cast<int>(unit % segments), w.row = unit / segments;
+    w.tokens = row_tokens(p.rows, w.row);
+    const int64_t all = chunks_of(w.tokens.length);
+    int64_t end = all;
+    if (p.segments > 1) {
+        w.first = w.segment == 0 ? 0 : p.first_segment_chunks + static_cast<int64_t>(w.segment - 1) * p.segment_chunks;
+        end = p.first_segment_chunks + static_cast<int64_t>(w.segment) * p.segment_chunks;
+        if (end > all) end = all;
+        if (w.first > all) w.first = all;
+    }
+    w.chunks = __shfl_sync(~0u, static_cast<int>(end - w.first), 0);  // a trip count that ptxas sees to be uniform
+    w.last = end == all && (w.chunks > 0 || w.segment == 0);
+    return w;
+}
+
+__device__ __forceinline__ float* segment_matrix(float* base, const Sm90ForwardParams& p, const Work& w, int segment) {
+    return base + ((w.row * p.value_heads + w.head) * p.segments + segment) * (kHeadDim * kHeadDim);
+}
+
+// Fragment of S^T: element 4j + i of a lane is row v0 + 8 (i / 2), column k0 + 8j + i % 2.
+struct StateAt {
+    int v0, k0;
+};
+
+__device__ __forceinline__ void load_state(float (&S)[64], const Sm90ForwardParams& p, int64_t slot, int head, StateAt at) {
+    const int64_t base = slot * p.state.read.slot_stride + static_cast<int64_t>(head) * (kHeadDim * kHeadDim);
+    const int dv = p.state_layout == FLASHQLA_STATE_VK ? kHeadDim : 1, dk = p.state_layout == FLASHQLA_STATE_VK ? 1 : kHeadDim;
+#pragma unroll
+    for (int i = 0; i < 64; ++i) {
+        const int64_t x = base + (at.v0 + 8 * ((i >> 1) & 1)) * dv + (at.k0 + 8 * (i >> 2) + (i & 1)) * dk;
+        S[i] = p.state_dtype == FLASHQLA_DTYPE_F32 ? static_cast<const float*>(p.state.read.data)[x]
+                                                   : __uint_as_float(static_cast<uint32_t>(static_cast<const uint16_t*>(p.state.read.data)[x]) << 16);
+    }
+}
+
+__device__ __forceinline__ void store_state(const float (&S)[64], const Sm90ForwardParams& p, int64_t slot, int head, StateAt at) {
+    const int64_t base = slot * p.state.write.slot_stride + static_cast<int64_t>(head) * (kHeadDim * kHeadDim);
+    const int dv = p.state_layout == FLASHQLA_STATE_VK ? kHeadDim : 1, dk = p.state_layout == FLASHQLA_STATE_VK ? 1 : kHeadDim;
+#pragma unroll
+    for (int i = 0; i < 64; ++i) {
+        const int64_t x = base + (at.v0 + 8 * ((i >> 1) & 1)) * dv + (at.k0 + 8 * (i >> 2) + (i & 1)) * dk;
+        if (p.state_dtype == FLASHQLA_DTYPE_F32) static_cast<float*>(p.state.write.data)[x] = S[i];
+        else static_cast<__nv_bfloat16*>(p.state.write.data)[x] = __float2bfloat16_rn(S[i]);
+    }
+}
+
+// Load role: fills stages for the chunks in order. Behind the end of a row cut by offsets a box holds other rows' tokens: that one chunk
+// lands on a barrier of its own and is announced after k and v have been zeroed there.
+template <class L>
+__device__ __forceinline__ void load_role(const Sm90ForwardParams& p, const Work& w, uint32_t smem, Ring<L::kStages> ring, uint32_t tail) {
+    const int lane = threadIdx.x % 32;
+    const int key_head = p.head_map == FLASHQLA_HEADS_TILED ? w.head % p.key_heads : w.head / (p.value_heads / p.key_heads);
+    const int n = p.rows.offsets ? 0 : static_cast<int>(w.row);
+    const char* record = static_cast<const char*>(p.records) + ((first_slot(p.rows, w.row, w.tokens) + w.first) * p.value_heads + w.head) * ChunkRecord::kBytes;
+    int64_t token = w.first * kChunk;
+    for (int c = 0; c < w.chunks; ++c, ring.advance(), token += kChunk, record += p.value_heads * static_cast<int64_t>(ChunkRecord::kBytes)) {
+        ring.wait_free();
+        const int64_t left = w.tokens.length - token;
+        const bool ragged = p.rows.offsets && left < kChunk;
+        const uint32_t at = smem + ring.stage() * L::kStageBytes;
+        if (lane == 0) {
+            const uint32_t bar = ragged ? tail : ring.filled();
+            const int t = static_cast<int>(token + w.tokens.begin);
+            barrier_expect(bar, L::kStageBytes + (L::kPair ? 0 : ChunkRecord::kFactorBytes));
+            load_box(at + L::kK, p.k, 0, key_head, t, n, bar);
+            load_box(at + L::kK + kTileBytes, p.k, 64, key_head, t, n, bar);
+            if (L::kOutput) {
+                load_box(at + L::kQ, p.q, 0, key_head, t, n, bar);
+                load_box(at + L::kQ + kTileBytes, p.q, 64, key_head, t, n, bar);
+            }
+#pragma unroll
+            for (int m = 0; m < L::kValueTiles; ++m) load_box(at + L::kV + m * kTileBytes, p.v, 64 * (w.part * L::kValueTiles + m), w.head, t, n, bar);
+            if constexpr (!L::kPair) {
+                load_bytes(smem + L::kFactors + ring.stage() * 1152, record + ChunkRecord::kFactors, ChunkRecord::kFactorBytes, bar);
+                load_bytes(at + L::kSolve, record + ChunkRecord::kSolve, kTileBytes, bar);
+                if (L::kOutput) load_bytes(at + L::kScores, record + ChunkRecord::kScores, kTileBytes, bar);
+            }
+        }
+        if (ragged) {
+            barrier_wait(tail, 0);
+            for (int piece = static_cast<int>(left) * 8 + lane; piece < kChunk * 8; piece += 32) {
+                store_shared_zero16(at + L::kK + 16 * piece), store_shared_zero16(at + L::kK + kTileBytes + 16 * piece);
+#pragma unroll
+                for (int m = 0; m < L::kValueTiles; ++m) store_shared_zero16(at + L::kV + m * kTileBytes + 16 * piece);
+            }
+            fence_to_async();
+            __syncwarp();
+            if (lane == 0) barrier_arrive(ring.filled());
+        }
+    }
+}
+
+// Store role: a full chunk leaves by the copy engine, a row's ragged end by predicated stores.
+template <class L>
+__device__ __forceinline__ void store_role(const Sm90ForwardParams& p, const Work& w, uint32_t smem, Ring<1> staging, int group) {
+    const int lane = threadIdx.x % 32, v = 64 * (w.part * L::kMath + group), n = p.rows.offsets ? 0 : static_cast<int>(w.row);
+    const uint32_t from = smem + L::kOut + group * kTileBytes;
+    if (w.chunks == 0) return;
+    for (int c = -1; c < w.chunks; ++c, staging.advance()) {  // the first filling, before any output is there, is empty
+        const int64_t token = (w.first + c) * kChunk, left = w.tokens.length - token;
+        staging.wait_filled();
+        if (c < 0) {
+        } else if (left >= kChunk) {
+            if (lane == 0) {
+                store_box(p.o, from, v, w.head, static_cast<int>(token + w.tokens.begin), n);
+                commit_stores();
+                wait_stores_read();
+            }
+        } else {
+            uint16_t* to = static_cast<uint16_t*>(p.out.data) + element_offset(p.out, w.row, w.tokens, token, w.head) + v;
+            for (int i = lane; i < left * 8; i += 32)
+                *reinterpret_cast<uint4*>(to + i / 8 * p.out.token + i % 8 * 8) = load_shared_u4(from + swizzled(i / 8, i % 8));
+        }
+        __syncwarp();
+        if (lane == 0) staging.release();
+    }
+}
+
+// Step s of D^T = S^T B^T for the 64 rows of k or q.
+template <class T>
+__device__ __forceinline__ void multiply_state(int s, float (&d)[32], const uint32_t (&Sb)[32], uint32_t tiles) {
+    if (s == 0) mma_n64_fresh(T{}, d, Sb, tile_descriptor(tiles));
+    else mma_n64(T{}, d, Sb + 4 * s, tile_descriptor(tiles + (s >> 2) * kTileBytes + (s & 3) * 32), true);
+}
+
+// Per-token factor of this lane's two tokens among columns 8j .. 8j + 7.
+__device__ __forceinline__ float2 factor(uint32_t factors, ChunkRecord::Factor which, int j) {
+    return load_shared_f2(factors + (which * kChunk + 8 * j + (threadIdx.x & 3) * 2) * 4);
+}
+
+// This warp's part of a chunk's output stands in staging.
+__device__ __forceinline__ void announce_output(Ring<1>& staging) {
+    fence_to_async();
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) barrier_arrive(staging.filled());
+    staging.advance();
+}
+
+// Math role: 64 rows of V through all chunks of the work. `records` tells when a chunk's record is there (a fused pair; else it comes with the stage).
+template <class T, class L, class Records>
+__device__ __forceinline__ void math_role(const Sm90ForwardParams& p, const Work& w, uint32_t smem, Ring<L::kStages> ring, Ring<1> staging, Records records) {
+    constexpr bool Output = L::kOutput;
+    const int group = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+    const int v_first = 64 * (w.part * L::kValueTiles + (Output ? group : 0));
+    const bool is_map = !Output && group == 1;  // this warpgroup of a summary makes the transition: no values, from the identity
+    const StateAt mine{v_first + 16 * warp + lane / 4, 2 * (lane % 4)};
+    const RowSlots slots = row_slots(p.state, w.row);
+    const uint32_t out_at = smem + L::kOut + group * kTileBytes + ((lane >> 4) * 8 + (lane & 7)) * 128 + (((2 * warp + ((lane >> 3) & 1)) ^ (lane & 7)) << 4);
+
+    float S[64];
+    uint32_t Sb[32], xb[16], ub[16], us[16], ob[16] = {};  // ob: the chunk before's output
+#pragma unroll
+    for (int i = 0; i < 64; ++i) S[i] = 0.f;
+    if (is_map) {
+#pragma unroll
+        for (int i = 0; i < 64; ++i) S[i] = mine.v0 + 8 * ((i >> 1) & 1) == mine.k0 + 8 * (i >> 2) + (i & 1) ? 1.f : 0.f;
+    } else if (w.segment > 0) {
+        if constexpr (Output) {
+            const float* from = segment_matrix(p.segment_states, p, w, w.segment - 1);
+#pragma unroll
+            for (int i = 0; i < 32; ++i) {
+                const float2 x = *reinterpret_cast<const float2*>(from + (mine.v0 + 8 * (i & 1)) * kHeadDim + mine.k0 + 8 * (i >> 1));
+                S[2 * i] = x.x, S[2 * i + 1] = x.y;
+            }
+        }
+    } else if (slots.read != kNoSlot) {
+        load_state(S, p, slots.read, w.head, mine);
+    }
+#pragma unroll
+    for (int i = 0; i < 32; ++i) Sb[i] = pack(T{}, S[2 * i], S[2 * i + 1]);
+
+    const uint32_t v_at = L::kV + (Output ? group : 0) * kTileBytes + ((lane >> 4) * 8 + (lane & 7)) * 128 + (((2 * warp + ((lane >> 3) & 1)) ^ (lane & 7)) << 4);
+#pragma unroll 1
+    for (int c = 0; c < w.chunks; ++c, ring.advance()) {
+        ring.wait_filled();
+        records.wait(c);
+        const uint32_t at = smem + ring.stage() * L::kStageBytes, record = smem + L::kRecords + (c & 1) * L::kRecordStride;
+        const uint32_t solve = L::kPair ? record + ChunkRecord::kSolve : at + L::kSolve, scores = L::kPair ? record + ChunkRecord::kScores : at + L::kScores;
+        const uint32_t factors = L::kPair ? record + ChunkRecord::kFactors : smem + L::kFactors + ring.stage() * 1152;
+        // Y^T = S^T K^T; between: beta V^T
+        float u[32], o[32], x[32];
+        float2 read_k[8], f[8];
+        pin(Sb), mma_begin();
+#pragma unroll
+        for (int s = 0; s < 4; ++s) {
+            multiply_state<T>(2 * s, u, Sb, at + L::kK);
+            uint32_t v[4];
+            load_matrices_across(v, at + v_at + s * 2048);
+            const float2 b0 = factor(factors, ChunkRecord::beta, 2 * s), b1 = factor(factors, ChunkRecord::beta, 2 * s + 1);
+            multiply_state<T>(2 * s + 1, u, Sb, at + L::kK);
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                const float2 y = unpack(T{}, is_map ? 0u : v[i]);
+                x[8 * s + 2 * i] = (i < 2 ? b0.x : b1.x) * y.x, x[8 * s + 2 * i + 1] = (i < 2 ? b0.y : b1.y) * y.y;
+            }
+        }
+        mma_commit();
+        pin(x);
+        const float decay = load_shared_f(factors + 4 * kChunk * 4);
+        if constexpr (Output) {
+            staging.wait_free();  // and a block boundary, across which ptxas does not sink the products above
+            // O^T = S^T Q^T, in halves that keep the tensor cores busy while X and U are made; between: the chunk before's output
+            mma_begin();
+#pragma unroll
+            for (int s = 0; s < 4; ++s) {
+                multiply_state<T>(s, o, Sb, at + L::kQ);
+                store_matrices_across(out_at + s * 2048, ob + 4 * s);
+                read_k[2 * s] = factor(factors, ChunkRecord::read_k, 2 * s), read_k[2 * s + 1] = factor(factors, ChunkRecord::read_k, 2 * s + 1);
+            }
+            mma_commit();
+            announce_output(staging);
+            mma_wait<1>();
+        } else {
+#pragma unroll
+            for (int j = 0; j < 8; ++j) read_k[j] = factor(factors, ChunkRecord::read_k, j);
+            ring.wait_filled();  // known to be so: the block boundary
+            mma_wait<0>();
+        }
+        pin(u);
+        // X^T = beta V^T - read_k Y^T
+#pragma unroll
+        for (int i = 0; i < 16; ++i) {
+            u[2 * i] = x[2 * i] - read_k[i / 2].x * u[2 * i];
+            u[2 * i + 1] = x[2 * i + 1] - read_k[i / 2].y * u[2 * i + 1];
+            xb[i] = pack(T{}, u[2 * i], u[2 * i + 1]);
+        }
+        // U^T = X^T + X^T strict(A)^T
+        pin(u), pin(xb), mma_begin();
+#pragma unroll
+        for (int s = 0; s < 4; ++s) {
+            mma_n64(T{}, u, xb + 4 * s, tile_descriptor(solve + s * 32), true);
+#pragma unroll
+            for (int i = 0; i < 16; ++i) S[16 * s + i] *= decay;
+        }
+        mma_commit();
+        if constexpr (Output) {
+            mma_begin();
+#pragma unroll
+            for (int s = 4; s < 8; ++s) multiply_state<T>(s, o, Sb, at + L::kQ);
+            mma_commit();
+        }
+#pragma unroll
+        for (int j = 0; j < 8; ++j) f[j] = factor(factors, ChunkRecord::write_k, j);
+        if constexpr (Output) mma_wait<1>();
+        else mma_wait<0>();
+        pin(u);
+#pragma unroll
+        for (int i = 0; i < 16; ++i) us[i] = pack(T{}, u[2 * i] * f[i / 2].x, u[2 * i + 1] * f[i / 2].y);
+        // S^T = decay S^T + (write_k U^T) K
+        pin(S), pin(us), mma_begin();
+#pragma unroll
+        for (int s = 0; s < 4; ++s) mma_n128_columns(T{}, S, us + 4 * s, tile_descriptor(at + L::kK + s * 2048, kTileBytes));
+        mma_commit();
+        if constexpr (Output) {
+            // O^T = read_q O^T + U^T P^T
+#pragma unroll
+            for (int i = 0; i < 16; ++i) ub[i] = pack(T{}, u[2 * i], u[2 * i + 1]);
+#pragma unroll
+            for (int j = 0; j < 8; ++j) f[j] = factor(factors, ChunkRecord::read_q, j);
+            mma_wait<1>(), pin(o);
+#pragma unroll
+            for (int i = 0; i < 16; ++i) o[2 * i] *= f[i / 2].x, o[2 * i + 1] *= f[i / 2].y;
+            pin(o), pin(ub), mma_begin();
+#pragma unroll
+            for (int s = 0; s < 4; ++s) mma_n64(T{}, o, ub + 4 * s, tile_descriptor(scores + s * 32), true);
+            mma_commit();
+            mma_wait<1>();
+        } else mma_wait<0>();
+        pin(S);
+#pragma unroll
+        for (int i = 0; i < 32; ++i) Sb[i] = pack(T{}, S[2 * i], S[2 * i + 1]);
+        if constexpr (Output) {  // nothing in flight over the back edge, or ptxas serialises (C7514)
+            mma_wait<0>(), pin(o);
+#pragma unroll
+            for (int i = 0; i < 16; ++i) ob[i] = pack(T{}, o[2 * i], o[2 * i + 1]);
+        }
+        if (lane == 0) ring.release(), records.release(c);
+    }
+    if constexpr (Output) {
+        if (w.chunks > 0) {
+            staging.wait_free();
+#pragma unroll
+            for (int s = 0; s < 4; ++s) store_matrices_across(out_at + s * 2048, ob + 4 * s);
+            announce_output(staging);
+        }
+        if (w.last && slots.write != kNoSlot) store_state(S, p, slots.write, w.head, mine);
+    } else {
+        float* to = segment_matrix(is_map ? p.segment_maps : p.segment_states, p, w, w.segment);
+#pragma unroll
+        for (int i = 0; i < 32; ++i)
+            *reinterpret_cast<float2*>(to + (mine.v0 + 8 * (i & 1)) * kHeadDim + mine.k0 + 8 * (i >> 1)) = {S[2 * i], S[2 * i + 1]};
+    }
+}
+
+// Rows that are skipped: zeros.
+__device__ __forceinline__ void clear_output(const Sm90ForwardParams& p, const Work& w, int columns) {
+    const int pieces = columns / 8, first = w.part * columns;
+    const int64_t begin = w.first * kChunk, end = w.last ? w.tokens.length : begin + static_cast<int64_t>(w.chunks) * kChunk;
+    for (int64_t i = threadIdx.x; i < (end - begin) * pieces; i += blockDim.x) {
+        uint16_t* to = static_cast<uint16_t*>(p.out.data) + element_offset(p.out, w.row, w.tokens, begin + i / pieces, w.head) + first + i % pieces * 8;
+        *reinterpret_cast<uint4*>(to) = make_uint4(0, 0, 0, 0);
+    }
+}
+
+// Records that arrive with their stage.
+struct StagedRecords {
+    __device__ __forceinline__ void wait(int) const {}
+    __device__ __forceinline__ void release(int) const {}
+};
+
+}  // namespace fqla::sm90

@@ -1,0 +1,354 @@
+// Steps of the solve by one warpgroup: the kernel solve.cu strings them together for all chunks at once, fused.cu a chunk ahead of the recurrence.
+#pragma once
+#include "sm90_params.h"
+#include "chunk.cuh"
+#include "mbarrier.cuh"
+#include "wgmma.cuh"
+
+namespace fqla::sm90 {
+
+constexpr float kLog2e = 1.4426950408889634f;
+
+struct Thread {
+    int warp, lane;
+    int row, pair;  // of accumulators: rows `row` and `row` + 8, columns 8j + `pair` and the next
+};
+__device__ __forceinline__ Thread thread_of_warpgroup() {
+    const int t = threadIdx.x % 128;
+    return {t / 32, t % 32, t / 32 * 16 + t % 32 / 4, 2 * (t % 4)};
+}
+
+// Where a solve works in shared memory.
+struct SolveAt {
+    uint32_t q, k;                     // tiles of the two halves of K
+    uint32_t lower;                    // 64 x 64 f32, rows kLowerStride apart: -N, the inverses of its diagonal blocks
+    uint32_t solve, scores, factors;   // the record
+    uint32_t gates, betas;             // of the head's tokens
+    uint32_t warps;                    // gate sums and column factors, two arrays of 64 a warp
+    uint32_t norms;                    // of k, of q
+};
+
+constexpr int kSolveBarrier = 1;  // named barrier of the solving warpgroup
+
+__device__ __forceinline__ uint32_t round_tf32(float x) {
+    uint32_t r;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(r) : "f"(x));
+    return r;
+}
+
+__device__ __forceinline__ void mma_tf32(float (&d)[4], const uint32_t* a, float2 b) {
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(__float_as_uint(b.x)), "r"(__float_as_uint(b.y)));
+}
+
+// log2 of the decay of one token; comparisons that let NaN through.
+__device__ __forceinline__ float log2_gate(const SolveForms& p, float x, int head) {
+    if (p.gate_form == FLASHQLA_GATE_LINEAR) x = log2f(x);
+    else if (p.gate_form == FLASHQLA_GATE_RAW) {
+        const float a = x + load_scalar(p.dt_bias, head * p.dt_bias.head);
+        x = -expf(load_scalar(p.a_log, head * p.a_log.head)) * (a > 20.f ? a : log1pf(expf(a))) * kLog2e;
+    } else x *= kLog2e;
+    const float least = static_cast<float>(kMinLogGate) * kLog2e;
+    return x < least ? least : x;
+}
+
+__device__ __forceinline__ float beta_of(const SolveForms& p, float x) {
+    return p.beta_scale * (p.beta_form == FLASHQLA_BETA_LOGIT ? 1.f / (1.f + expf(-x)) : x);
+}
+
+// Gates and betas of all heads of the block to shared memory: half of the threads the ones, half the others, a token each. All loads are on
+// their way before the first is looked at. Tokens behind the row's end get zeros.
+__device__ __forceinline__ void resolve_tokens(const SolveForms& p, const SolveAt& to, const ChunkPlace& at, int first_head, int head_step, int heads) {
+    const int token = threadIdx.x % kChunk;  // the warpgroup starts at a multiple of it
+    const bool is_beta = threadIdx.x % 128 >= kChunk;
+    const View& x = is_beta ? p.beta : p.gate;
+    const int64_t t = at.chunk * kChunk + token;
+    const bool inside = t < at.tokens.length;
+    const int64_t from = element_offset(x, at.row, at.tokens, inside ? t : 0, first_head), step = head_step * x.head;
+    const uint32_t place = (is_beta ? to.betas : to.gates) + token * 4;
+    float raw[SolveLayout::kMaxHeads];
+    if (x.dtype == FLASHQLA_DTYPE_F32) {
+#pragma unroll
+        for (int i = 0; i < SolveLayout::kMaxHeads; ++i)
+            if (i < heads) raw[i] = static_cast<const float*>(x.data)[from + i * step];
+    } else {
+#pragma unroll
+        for (int i = 0; i < SolveLayout::kMaxHeads; ++i)
+            if (i < heads) raw[i] = load_scalar(x, from + i * step);
+    }
+#pragma unroll
+    for (int i = 0; i < SolveLayout::kMaxHeads; ++i)
+        if (i < heads) store_shared_f(place + i * kChunk * 4, raw[i]);
+#pragma unroll 1
+    for (int i = 0; i < heads; ++i) {
+        const float r = load_shared_f(place + i * kChunk * 4);
+        const float y = is_beta ? beta_of(p, r) : log2_gate(p, r, first_head + i * head_step);
+        store_shared_f(place + i * kChunk * 4, inside ? y : 0.f);
+    }
+}
+
+// 1/sqrt(sum x^2 + eps) of the 64 rows of k and q: a thread takes half of the rows' columns of each.
+__device__ __forceinline__ void measure_norms(const SolveAt& at, float eps, int thread, auto dtype) {
+    const int row = thread / 2, half = thread % 2;
+#pragma unroll
+    for (int which = 0; which < 2; ++which) {
+        const uint32_t tile = (which ? at.q : at.k) + half * kTileBytes;
+        float sum = 0;
+#pragma unroll
+        for (int piece = 0; piece < 8; ++piece) {
+            const uint4 v = load_shared_u4(tile + swizzled(row, piece));
+            const uint32_t w[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                const float2 x = unpack(dtype, w[i]);
+                sum += x.x * x.x + x.y * x.y;
+            }
+        }
+        sum += __shfl_xor_sync(~0u, sum, 1);
+        if (half == 0) store_shared_f(at.norms + (which * kChunk + row) * 4, rsqrtf(sum + eps));
+    }
+}
+
+// kk <- K K^T, qk <- Q K^T, with norms and scale; rows behind the row's end become zero.
+template <class T>
+__device__ __forceinline__ void multiply_keys(const SolveForms& p, const SolveAt& at, const Thread& me, int valid, float (&kk)[32], float (&qk)[32]) {
+    pin(kk), pin(qk), mma_begin();
+#pragma unroll
+    for (int s = 0; s < 8; ++s) {
+        const uint64_t k = tile_descriptor(at.k + (s >> 2) * kTileBytes + (s & 3) * 32);
+        mma_shared_n64(T{}, kk, k, k, s > 0);
+    }
+#pragma unroll
+    for (int s = 0; s < 8; ++s) {
+        const uint32_t offset = (s >> 2) * kTileBytes + (s & 3) * 32;
+        mma_shared_n64(T{}, qk, tile_descriptor(at.q + offset), tile_descriptor(at.k + offset), s > 0);
+    }
+    mma_commit();
+    if (p.qk_norm) measure_norms(at, p.eps, me.warp * 32 + me.lane, T{});
+    mma_wait<0>(), pin(kk), pin(qk);
+    sync_threads(kSolveBarrier, 128);
+    float q_row[2] = {p.scale, p.scale}, k_row[2] = {1.f, 1.f};
+    if (p.qk_norm) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            k_row[i] = load_shared_f(at.norms + (me.row + 8 * i) * 4);
+            q_row[i] *= load_shared_f(at.norms + (kChunk + me.row + 8 * i) * 4);
+        }
+#pragma unroll
+        for (int j = 0; j < 8; ++j) {
+            const float2 c = load_shared_f2(at.norms + (8 * j + me.pair) * 4);
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                kk[4 * j + i] *= k_row[i >> 1] * (i & 1 ? c.y : c.x);
+                qk[4 * j + i] *= i & 1 ? c.y : c.x;
+            }
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < 32; ++i) {
+        const int half = (i >> 1) & 1;
+        const bool inside = me.row + 8 * half < valid;
+        qk[i] = inside ? qk[i] * q_row[half] : 0.f;
+        kk[i] = inside ? kk[i] : 0.f;
+    }
+}
+
+// A thread's share of the record's factors: two tokens of the array that its warp has, and the chunk's decay.
+struct FactorPair {
+    float2 pair;
+    float decay;
+};
+
+// Sums of a head's gates and exp(G_start - G_s) for the rows of this warp, in the warp's own memory.
+__device__ __forceinline__ FactorPair sum_gates(const SolveForms& p, const SolveAt& at, const Thread& me) {
+    const uint32_t own = at.warps + me.warp * 2 * kChunk * 4;
+    const float2 gate = load_shared_f2(at.gates + 8 * me.lane), beta = load_shared_f2(at.betas + 8 * me.lane);
+    float sum = gate.x + gate.y;
+#pragma unroll
+    for (int d = 1; d < 32; d *= 2) {
+        const float before = __shfl_up_sync(~0u, sum, d);
+        if (me.lane >= d) sum += before;
+    }
+    // G of the first of two tokens is the sum up to the pair before, plus its own gate: never a difference.
+    float earlier = __shfl_up_sync(~0u, sum, 1);
+    if (me.lane == 0) earlier = 0.f;
+    const float G0 = earlier + gate.x, G1 = sum;
+    const float last = __shfl_sync(~0u, G1, 31), start = __shfl_sync(~0u, G0, 8 * me.warp);
+    store_shared_f2(own + 8 * me.lane, G0, G1);
+    store_shared_f2(own + kChunk * 4 + 8 * me.lane, exp2_fast(start - G0), exp2_fast(start - G1));
+    float2 norm{1.f, 1.f};
+    if (p.qk_norm) norm = load_shared_f2(at.norms + (me.warp == ChunkRecord::read_q ? kChunk * 4 : 0) + 8 * me.lane);
+    FactorPair f{beta, exp2_fast(last)};
+    if (me.warp != ChunkRecord::beta) {
+        const bool write = me.warp == ChunkRecord::write_k;
+        f.pair = {exp2_fast(write ? last - G0 : G0) * norm.x, exp2_fast(write ? last - G1 : G1) * norm.y};
+        if (me.warp == ChunkRecord::read_k) f.pair.x *= beta.x, f.pair.y *= beta.y;
+        if (me.warp == ChunkRecord::read_q) f.pair.x *= p.scale, f.pair.y *= p.scale;
+    }
+    __syncwarp();
+    return f;
+}
+
+__device__ __forceinline__ void store_factors(const SolveAt& at, const Thread& me, const FactorPair& f) {
+    store_shared_f2(at.factors + me.warp * kChunk * 4 + 8 * me.lane, f.pair.x, f.pair.y);
+    if (me.warp == 0 && me.lane == 0) store_shared_f(at.factors + 4 * kChunk * 4, f.decay);
+}
+
+// Columns 16b .. 16b + 15 of this warp's rows of the scores.
+__device__ __forceinline__ void store_scores(const SolveAt& at, const Thread& me, int b, const uint32_t* scores) {
+    const int matrix = me.lane >> 3;
+    store_matrices(at.scores + swizzled(me.warp * 16 + (matrix & 1) * 8 + (me.lane & 7), 2 * b + (matrix >> 1)), scores);
+}
+
+__device__ __forceinline__ uint32_t lower_address(const SolveAt& at, int row, int column) { return at.lower + (row * SolveLayout::kLowerStride + column) * 4; }
+
+// Rows of this warp: -N to the lower matrix, scores (16 columns at a time) to the caller.  Gamma_ts = exp(G_t - G_b) exp(G_b - G_s) with b the warp's first row, both
+// exponents <= 0, but on the diagonal block exp(G_t - G_s) outright: 16 exponentials a thread in place of 32 (8 cycles each a warp).
+template <class T, class Put>
+__device__ __forceinline__ void gate_rows(const SolveAt& at, const Thread& me, const float (&kk)[32], const float (&qk)[32], Put put_scores) {
+    const uint32_t own = at.warps + me.warp * 2 * kChunk * 4;
+    const float G[2] = {load_shared_f(own + me.row * 4), load_shared_f(own + (me.row + 8) * 4)};
+    const float start = load_shared_f(own + me.warp * 64);
+    const float r[2] = {exp2_fast(G[0] - start), exp2_fast(G[1] - start)};
+    const float minus_beta[2] = {-load_shared_f(at.betas + me.row * 4), -load_shared_f(at.betas + (me.row + 8) * 4)};
+#pragma unroll
+    for (int b = 0; b < 4; ++b) {
+        if (b > me.warp) break;
+        float e[8];  // of the 16 columns of block b: [column tile][row, column]
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+            const int column = 16 * b + 8 * j + me.pair;
+            if (b < me.warp) {
+                const float2 c = load_shared_f2(own + (kChunk + column) * 4);
+                e[4 * j] = r[0] * c.x, e[4 * j + 1] = r[0] * c.y, e[4 * j + 2] = r[1] * c.x, e[4 * j + 3] = r[1] * c.y;
+            } else {
+                const float2 g = load_shared_f2(own + column * 4);
+#pragma unroll
+                for (int i = 0; i < 4; ++i) {
+                    const bool lower = column + (i & 1) <= me.row + 8 * (i >> 1);
+                    e[4 * j + i] = exp2_fast(lower ? G[i >> 1] - (i & 1 ? g.y : g.x) : -INFINITY);
+                }
+            }
+        }
+        uint32_t scores[4];
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+            const float* k = kk + 8 * b + 4 * j;
+            const float* q = qk + 8 * b + 4 * j;
+            const float* f = e + 4 * j;
+            const int column = 16 * b + 8 * j + me.pair;
+#pragma unroll
+            for (int i = 0; i < 2; ++i) {
+                float n0 = minus_beta[i] * k[2 * i] * f[2 * i], n1 = minus_beta[i] * k[2 * i + 1] * f[2 * i + 1];
+                float s0 = q[2 * i] * f[2 * i], s1 = q[2 * i + 1] * f[2 * i + 1];
+                if (b < me.warp) n0 = __uint_as_float(round_tf32(n0)), n1 = __uint_as_float(round_tf32(n1));
+                else {  // the upper part may hold anything times zero
+                    const int row = me.row + 8 * i;
+                    if (column > row) s0 = 0.f;
+                    if (column + 1 > row) s1 = 0.f;
+                }
+                store_shared_f2(lower_address(at, me.row + 8 * i, column), n0, n1);
+                scores[2 * j + i] = pack(T{}, s0, s1);
+            }
+        }
+        put_scores(b, scores);
+    }
+    __syncwarp();
+}
+
+// D = (I + N_ww)^-1 in fp32, in place of -N_ww: column lane % 16 a lane, D_i = e_i + sum_{j<i} (-N_ij) D_j.
+__device__ __forceinline__ void invert_diagonal(const SolveAt& at, const Thread& me) {
+    const int first = 16 * me.warp, column = me.lane & 15;
+    float d[16];
+#pragma unroll
+    for (int i = 0; i < 16; ++i) d[i] = i == column ? 1.f : 0.f;
+#pragma unroll
+    for (int j = 0; j < 16; j += 4) {
+#pragma unroll
+        for (int i = j + 1; i < 16; ++i) {
+            const float4 n = load_shared_f4(lower_address(at, first + i, first + j));
+            d[i] += n.x * d[j];
+            if (i > j + 1) d[i] += n.y * d[j + 1];
+            if (i > j + 2) d[i] += n.z * d[j + 2];
+            if (i > j + 3) d[i] += n.w * d[j + 3];
+        }
+    }
+    __syncwarp();
+    const bool high = me.lane >= 16;
+#pragma unroll
+    for (int i = 0; i < 8; ++i)
+        store_shared_f(lower_address(at, first + i + (high ? 8 : 0), first + column), __uint_as_float(round_tf32(high ? d[i + 8] : d[i])));
+}
+
+// The block column `column` of strict(A), transposed: Y_i = A_ij^T, from Y_j = D_j^T by Y_i = (sum_{k=j}^{i-1} Y_k (-N_ik)^T) D_i^T.
+template <class T>
+__device__ __forceinline__ void merge_column(const SolveAt& at, const Thread& me, int column) {
+    const int r = me.lane >> 2, c = me.pair, matrix = me.lane >> 3;
+    uint32_t y[3][8];  // Y_k as left operands: [k][8 tokens of the block][s, s+8 of token c; of token c+1]
+    auto store_block = [&](int i, const float (&v)[8]) {  // v: [8 tokens][s: c, c+1; s+8: c, c+1]
+        const uint32_t rows[4] = {pack(T{}, v[0], v[1]), pack(T{}, v[2], v[3]), pack(T{}, v[4], v[5]), pack(T{}, v[6], v[7])};
+        store_matrices_across(at.solve + swizzled(16 * i + (matrix >> 1) * 8 + (me.lane & 7), 2 * column + (matrix & 1)), rows);
+    };
+    {
+        float v[8];
+        uint32_t d[8];
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                const int t = 8 * h + c + (i & 1), s = r + 8 * (i >> 1);
+                const float x = load_shared_f(lower_address(at, 16 * column + t, 16 * column + s));
+                v[4 * h + i] = t > s ? x : 0.f;
+                d[4 * h + ((i & 1) << 1 | i >> 1)] = __float_as_uint(x);
+            }
+        }
+        store_block(column, v);
+#pragma unroll
+        for (int k = 0; k < 3; ++k)
+#pragma unroll
+            for (int i = 0; i < 8; ++i) y[k][i] = d[i];  // only y[column] is read before it is set anew
+    }
+#pragma unroll
+    for (int i = 1; i < 4; ++i) {
+        if (i <= column) continue;
+        float sum[2][4] = {};
+#pragma unroll
+        for (int k = 0; k < i; ++k) {
+            if (k < column) continue;
+#pragma unroll
+            for (int n = 0; n < 2; ++n)
+#pragma unroll
+                for (int s = 0; s < 2; ++s) mma_tf32(sum[n], y[k] + 4 * s, load_shared_f2(lower_address(at, 16 * i + 8 * n + r, 16 * k + 8 * s + c)));
+        }
+        uint32_t left[8];
+#pragma unroll
+        for (int s = 0; s < 2; ++s) {
+            left[4 * s] = round_tf32(sum[s][0]), left[4 * s + 1] = round_tf32(sum[s][2]);
+            left[4 * s + 2] = round_tf32(sum[s][1]), left[4 * s + 3] = round_tf32(sum[s][3]);
+        }
+        float v[2][4] = {};
+#pragma unroll
+        for (int n = 0; n < 2; ++n)
+#pragma unroll
+            for (int s = 0; s < 2; ++s) mma_tf32(v[n], left + 4 * s, load_shared_f2(lower_address(at, 16 * i + 8 * n + r, 16 * i + 8 * s + c)));
+        const float flat[8] = {v[0][0], v[0][1], v[0][2], v[0][3], v[1][0], v[1][1], v[1][2], v[1][3]};
+        store_block(i, flat);
+        if (i < 3) {
+#pragma unroll
+            for (int s = 0; s < 2; ++s) {
+                y[i][4 * s] = round_tf32(v[s][0]), y[i][4 * s + 1] = round_tf32(v[s][2]);
+                y[i][4 * s + 2] = round_tf32(v[s][1]), y[i][4 * s + 3] = round_tf32(v[s][3]);
+            }
+        }
+    }
+}
+
+// Both tiles: blocks above the diagonal, which nothing else writes.
+__device__ __forceinline__ void clear_upper(const SolveAt& at, const Thread& me) {
+    const int thread = me.warp * 32 + me.lane, row = thread / 2, first = 2 * (row / 16) + 2;  // pieces of 8 columns from here on
+    const uint32_t tile = thread % 2 ? at.scores : at.solve;
+    for (int piece = first; piece < 8; ++piece) store_shared_zero16(tile + swizzled(row, piece));
+}
+
+}  // namespace fqla::sm90

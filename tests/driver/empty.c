@@ -1,0 +1,3 @@
+/* A libcuda.so.1 without any of its functions. */
+extern int empty_cuda;
+int empty_cuda = 0;

@@ -1,0 +1,205 @@
+// What a call does with the driver: no more than it must, everything as the caller gave it.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <thread>
+#include <vector>
+
+#include "gpu_call.h"
+#include "kernel_params.h"
+
+namespace {
+
+bool one_of(const std::string& name, std::initializer_list<const char*> names) {
+    return std::any_of(names.begin(), names.end(), [&](const char* n) { return name == n; });
+}
+
+}  // namespace
+
+TEST_CASE("only what was allowed is asked of the driver") {
+    fake_cuda().context = 7;
+    GpuCall call;
+    REQUIRE(call.forward() == FLASHQLA_STATUS_OK);
+    // Nothing that allocates, frees, copies, waits, or makes a context or a stream.
+    for (const FakeAsked& asked : fake_cuda().asked)
+        CHECK_MESSAGE(one_of(asked.name, {"cuInit",
+                                          "cuDriverGetVersion",
+                                          "cuDeviceGetCount",
+                                          "cuDeviceGet",
+                                          "cuDeviceGetName",
+                                          "cuDeviceGetAttribute",
+                                          "cuCtxGetCurrent",
+                                          "cuCtxGetDevice",
+                                          "cuCtxGetId",
+                                          "cuCtxGetDevResource",
+                                          "cuLibraryLoadData",
+                                          "cuLibraryGetKernel",
+                                          "cuKernelGetFunction",
+                                          "cuKernelGetAttribute",
+                                          "cuKernelSetAttribute",
+                                          "cuLaunchKernelEx",
+                                          "cuStreamIsCapturing",
+                                          "cuGetErrorName",
+                                          "cuGetErrorString",
+                                          "cuTensorMapEncodeTiled"}),
+                      asked.name);
+    // A warm call: the context is looked at, the kernel is launched.
+    fake_cuda().calls.clear();
+    REQUIRE(call.forward() == FLASHQLA_STATUS_OK);
+    for (const std::string& name : fake_cuda().calls)
+        CHECK_MESSAGE(one_of(name, {"cuCtxGetCurrent", "cuCtxGetDevice", "cuCtxGetId", "cuLaunchKernelEx"}), name);
+    CHECK(fake_cuda().count("cuLaunchKernelEx") == 1);
+    CHECK(fake_cuda().calls.size() <= 8);
+}
+
+TEST_CASE("parameters arrive as they were given") {
+    fake_cuda().context = 7;
+    GpuCall call;
+    call.args.q.stride_row = 4096, call.args.q.stride_token = 4096, call.args.q.stride_head = 128;
+    call.args.gate.dtype = FLASHQLA_DTYPE_BF16;
+    call.problem.scale = 0.25, call.problem.beta_scale = 2, call.problem.head_map = FLASHQLA_HEADS_TILED;
+    REQUIRE(call.forward() == FLASHQLA_STATUS_OK);
+    REQUIRE(fake_cuda().launches.size() == 1);
+    const FakeLaunch& launch = fake_cuda().launches[0];
+    fqla::RecurrentParams p;
+    std::memcpy(static_cast<void*>(&p), launch.params, sizeof p);
+    CHECK(launch.kernel == "gdn_recurrent_bf16_f32vk");
+    CHECK(launch.stream == call.stream);
+    CHECK(launch.grid[1] == 8);
+    CHECK(launch.grid[0] == 32U * static_cast<unsigned>(p.tiles));
+    CHECK(p.call.form.key_heads == 16);
+    CHECK(p.call.form.value_heads == 32);
+    CHECK(p.call.form.head_map == FLASHQLA_HEADS_TILED);
+    CHECK(p.call.form.gate == FLASHQLA_GATE_RAW);
+    CHECK(p.call.form.beta == FLASHQLA_BETA_LOGIT);
+    CHECK(p.call.form.qk_norm == FLASHQLA_NORM_L2);
+    CHECK(p.call.form.scale == 0.25);
+    CHECK(p.call.form.beta_scale == 2);
+    CHECK(p.call.form.eps == 1e-6);
+    CHECK(p.call.rows.count == 8);
+    CHECK(p.call.rows.max_tokens == 1);
+    CHECK(p.call.rows.offsets == nullptr);
+    CHECK(p.call.state.read.data == call.state.read_data);
+    CHECK(p.call.state.write.table == call.state.write_slots);
+    CHECK(p.call.state.read.slots == 100);
+    CHECK(p.call.state.read.slot_stride == 32 * 128 * 128);
+    CHECK(p.call.state.store_final == 1);
+    CHECK(p.call.in.q.data == call.args.q.data);
+    CHECK(p.call.in.q.row == 4096);
+    CHECK(p.call.in.q.head == 128);
+    CHECK(p.call.in.v.row == 32 * 128);
+    CHECK(p.call.in.gate.dtype == FLASHQLA_DTYPE_BF16);
+    CHECK(p.call.in.beta.dtype == FLASHQLA_DTYPE_F32);
+    CHECK(p.call.in.a_log.data == call.args.A_log.data);
+    CHECK(p.call.out.data == call.args.out.data);
+}
+
+TEST_CASE("what is refused launches nothing and asks nothing") {
+    FakeCuda& fake = fake_cuda();
+    fake.context = 7;
+    GpuCall call;
+    REQUIRE(call.forward() == FLASHQLA_STATUS_OK);
+    fake.calls.clear();
+    const auto refused = [&](int32_t status, std::initializer_list<const char*> parts) {
+        CHECK(call.forward() == status);
+        CHECK(says(parts));
+        CHECK(fake.calls.empty());
+    };
+    call.problem.dtype = FLASHQLA_DTYPE_F64;
+    refused(FLASHQLA_STATUS_UNSUPPORTED, {"problem.dtype", "F64", "CPU"});
+    flashqla_query_info info{};
+    info.struct_size = sizeof info;
+    CHECK(flashqla_query(call.handle, &call.problem, &call.sequences, nullptr, FLASHQLA_OP_FORWARD, &info) == FLASHQLA_STATUS_OK);
+    CHECK(info.status == FLASHQLA_STATUS_UNSUPPORTED);
+    CHECK(std::string(info.reason).find("F64") != std::string::npos);
+    CHECK(call.warm() == FLASHQLA_STATUS_UNSUPPORTED);
+    call.problem.dtype = FLASHQLA_DTYPE_BF16;
+    call.problem.gate = FLASHQLA_GATE_LOG_PER_KEY;
+    refused(FLASHQLA_STATUS_UNSUPPORTED, {"problem.gate", "LOG_PER_KEY"});
+    call.problem.gate = FLASHQLA_GATE_RAW;
+    call.args.out.data = call.args.v.data;
+    refused(FLASHQLA_STATUS_INVALID_ARGUMENT, {"args.out", "overlaps", "args.v"});
+    call.args.out.data = device_pointer(0x610000000000);
+    call.sequences.rows = 0, call.sequences.tokens = 0;
+    CHECK(call.forward() == FLASHQLA_STATUS_OK);
+    CHECK(fake.calls.empty());
+}
+
+TEST_CASE("the lowest version of each function is asked for") {
+    GpuCall call;
+    // From the toolkit's cudaTypedefs.h: the version that brought today's signature.
+    const std::vector<FakeAsked> lowest = {{"cuInit", 2000},
+                                           {"cuDriverGetVersion", 2020},
+                                           {"cuDeviceGetCount", 2000},
+                                           {"cuDeviceGet", 2000},
+                                           {"cuDeviceGetName", 2000},
+                                           {"cuDeviceGetAttribute", 2000},
+                                           {"cuCtxGetCurrent", 4000},
+                                           {"cuCtxGetDevice", 2000},
+                                           {"cuCtxGetId", 12000},
+                                           {"cuCtxGetDevResource", 12040},
+                                           {"cuLibraryLoadData", 12000},
+                                           {"cuLibraryGetKernel", 12000},
+                                           {"cuKernelGetFunction", 12000},
+                                           {"cuKernelGetAttribute", 12000},
+                                           {"cuKernelSetAttribute", 12000},
+                                           {"cuLaunchKernelEx", 11060},
+                                           {"cuStreamIsCapturing", 10000},
+                                           {"cuGetErrorName", 6000},
+                                           {"cuGetErrorString", 6000},
+                                           {"cuTensorMapEncodeTiled", 12000}};
+    for (const FakeAsked& asked : fake_cuda().asked) {
+        const auto it = std::find_if(lowest.begin(), lowest.end(), [&](const FakeAsked& l) { return l.name == asked.name; });
+        REQUIRE_MESSAGE(it != lowest.end(), asked.name);
+        CHECK_MESSAGE(asked.version == it->version, asked.name);
+    }
+}
+
+TEST_CASE("multiprocessors are those of the current context") {
+    FakeCuda& fake = fake_cuda();
+    fake.context = 7, fake.context_multiprocessors = 16;
+    const auto multiprocessors = [](int32_t ordinal) {
+        GpuCall call(ordinal);
+        flashqla_device device{};
+        device.struct_size = sizeof device;
+        REQUIRE(flashqla_device_info(call.handle, &device) == FLASHQLA_STATUS_OK);
+        return device.multiprocessors;
+    };
+    CHECK(multiprocessors(0) == 16);
+    CHECK(multiprocessors(1) == 132);  // the context is of device 0
+    fake.context = 0;
+    CHECK(multiprocessors(0) == 132);
+}
+
+TEST_CASE("threads that start together load each library once") {
+    FakeCuda& fake = fake_cuda();
+    fake.context = 7;
+    GpuCall call;
+    std::vector<std::thread> threads;
+    int32_t status[8] = {};
+    for (int32_t& s : status) threads.emplace_back([&s, &call] { s = call.forward(); });
+    for (std::thread& t : threads) t.join();
+    for (const int32_t s : status) CHECK(s == FLASHQLA_STATUS_OK);
+    CHECK(fake.count("cuLibraryLoadData") == 1);
+    CHECK(fake.count("cuInit") == 1);
+    CHECK(fake.launches.size() == 8);
+}
+
+TEST_CASE("host time of a call") {
+    FakeCuda& fake = fake_cuda();
+    fake.context = 7;
+    GpuCall call;
+    REQUIRE(call.forward() == FLASHQLA_STATUS_OK);
+    fake.recording = false;
+    double best = 1e9;
+    for (int round = 0; round < 20; round++) {
+        constexpr int kCalls = 1000;
+        const auto from = std::chrono::steady_clock::now();
+        for (int i = 0; i < kCalls; i++) call.forward();
+        best = std::min(best, std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - from).count() / kCalls);
+    }
+    std::printf("forward of one launch: %.0f ns of host time a call, the driver's own excluded\n", best);
+#if defined(NDEBUG) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+    CHECK(best < 10000);
+#endif
+}

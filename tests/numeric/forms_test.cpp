@@ -1,0 +1,126 @@
+// Every form against the oracle: each engine that takes the call, each with poisoned outputs and workspace and guard bands.
+#include <algorithm>
+#include <memory>
+
+#include "case_space.h"
+#include "check.h"
+
+using namespace numeric;
+
+namespace {
+
+constexpr int32_t kEngines[] = {FLASHQLA_ENGINE_AUTO, FLASHQLA_ENGINE_RECURRENT, FLASHQLA_ENGINE_CHUNKED, FLASHQLA_ENGINE_FUSED, FLASHQLA_ENGINE_CONTEXT_PARALLEL};
+
+// What this engine's forward of the sample saves for the backward; null where it saves nothing.
+std::unique_ptr<Buffer> save(const Sample& sample, Call::Options options) {
+    options.op = FLASHQLA_OP_FORWARD;
+    const uint64_t bytes = Call(sample, options).query().saved_bytes;
+    if (!bytes) return nullptr;
+    auto saved = std::make_unique<Buffer>(bytes, sample.c.seed);
+    options.saved = saved.get();
+    Call forward(sample, options);
+    const Outcome got = must_run(forward);
+    const std::string wrong = report(sample, got, oracle_forward(sample), arithmetic_of(sample.c, forward));
+    CHECK_MESSAGE(wrong.empty(), "saving forward, engine ", options.engine, " ", wrong);
+    bool kept = true;
+    saved->download(kept);
+    CHECK_MESSAGE(kept, "guard bands of what is saved");
+    return saved;
+}
+
+// AUTO must take the call; the others may answer UNSUPPORTED. Returns the calls made.
+int run_engines(const Sample& sample, int32_t op, const Outcome& want) {
+    int calls = 0;
+    for (const int32_t engine : kEngines) {
+        if (!session().cuda() && engine != FLASHQLA_ENGINE_AUTO) break;  // the CPU has one
+        Call::Options options;
+        options.op = op;
+        options.engine = engine;
+        options.poison = sample.c.seed % 2 ? sample.c.seed : 0;
+        // Every other backward reads what its forward saved, the others recompute it.
+        std::unique_ptr<Buffer> saved;
+        if (op == FLASHQLA_OP_BACKWARD && sample.c.seed / 2 % 2) saved = save(sample, options);
+        options.saved = saved.get();
+        Call call(sample, options);
+        const int32_t status = call.run();
+        if (status == FLASHQLA_STATUS_UNSUPPORTED && engine != FLASHQLA_ENGINE_AUTO) continue;
+        calls++;
+        const std::string wrong = status ? sample.c.text() + ": " + flashqla_status_name(status) + ": " + flashqla_last_error()
+                                         : report(sample, call.read(), want, arithmetic_of(sample.c, call));
+        CHECK_MESSAGE(wrong.empty(), (op ? "backward" : "forward"), ", engine ", engine, " ", wrong);
+    }
+    return calls;
+}
+
+// Every round covers all pairs anew, with other company.
+void run_space(Space space, int rounds) {
+    int calls = 0;
+    size_t cases = 0;
+    for (int round = 0; round < (session().quick ? 1 : rounds); round++) {
+        for (const Case& c : covering_cases(space, session().seed + static_cast<uint64_t>(round), session().quick ? 6 : 1)) {
+            const Sample sample = make_sample(c);
+            calls += run_engines(sample, FLASHQLA_OP_FORWARD, oracle_forward(sample));
+            calls += run_engines(sample, FLASHQLA_OP_BACKWARD, oracle_backward(sample));
+            cases++;
+        }
+    }
+    MESSAGE(cases, " cases, ", calls, " calls");
+}
+
+}  // namespace
+
+TEST_SUITE_BEGIN("forms");
+
+TEST_CASE("cpu: every pair of forms, forward and backward") { run_space(Space::cpu, 3); }
+TEST_CASE("gpu: every pair of forms, forward and backward") { run_space(Space::gpu, 1); }
+TEST_CASE("gpu: every pair of forms that tensor cores take") { run_space(Space::tensor, 1); }
+
+TEST_CASE("scale and eps other than the defaults") {
+    Case c = plain_case("scale");
+    c.scale = -0.7;
+    c.eps = 0.25;
+    c.qk_norm = FLASHQLA_NORM_L2;
+    check_forward(make_sample(c));
+    check_backward(make_sample(c));
+}
+
+TEST_CASE("gradients one by one are those of all together, and d_final may be left out") {
+    Case c = plain_case("one by one");
+    c.gate = FLASHQLA_GATE_RAW;
+    c.lengths = {33, 0, 5};
+    Sample sample = make_sample(c);
+    const Outcome want = oracle_backward(sample);
+    for (const char* name : {"dq", "dk", "dv", "d_gate", "d_beta", "dA_log", "ddt_bias", "d_initial"}) {
+        Call::Options options;
+        options.op = FLASHQLA_OP_BACKWARD;
+        options.wanted = {name};
+        Call call(sample, options);
+        const std::string wrong = report(sample, must_run(call), want, arithmetic_of(c, call), {name});
+        CHECK_MESSAGE(wrong.empty(), wrong);
+    }
+    Call::Options options;
+    options.op = FLASHQLA_OP_BACKWARD;
+    options.d_final = false;
+    Call call(sample, options);
+    const Outcome got = must_run(call);
+    std::fill(sample.values.d_final.begin(), sample.values.d_final.end(), 0.0);
+    const std::string wrong = report(sample, got, oracle_backward(sample), arithmetic_of(c, call));
+    CHECK_MESSAGE(wrong.empty(), wrong);
+}
+
+TEST_CASE("ten thousand rows, and more rows than a grid has in one direction") {
+    Case c = plain_case("rows");
+    c.key_heads = 1, c.value_heads = 2, c.key_dim = 16, c.value_dim = 16;
+    c.states = States::in_place_slots;
+    c.lengths.assign(session().quick ? 1000 : 10000, 1);
+    check_forward(make_sample(c));
+    c.lengths.resize(session().quick ? 300 : 3000);
+    check_backward(make_sample(c));
+    if (!session().cuda() || session().quick) return;
+    c.value_heads = 1, c.key_dim = c.value_dim = 4;
+    c.lengths.assign(70001, 1);
+    check_forward(make_sample(c));
+    check_backward(make_sample(c));
+}
+
+TEST_SUITE_END();

@@ -1,0 +1,123 @@
+// What a gradient must satisfy whatever computes it.
+#include <algorithm>
+#include <cmath>
+
+#include "check.h"
+
+using namespace numeric;
+
+namespace {
+
+Outcome gradients(const Sample& sample) {
+    Call::Options options;
+    options.op = FLASHQLA_OP_BACKWARD;
+    Call call(sample, options);
+    return must_run(call);
+}
+
+// x <- a x + b y, rounded as the call will read it
+void blend(int32_t dtype, Numbers& x, double a, const Numbers& y, double b) {
+    for (size_t i = 0; i < x.size(); i++) x[i] = round_to(dtype, a * x[i] + b * y[i]);
+}
+
+// sum out * d_out + sum final * d_final
+double loss(const Sample& sample) {
+    const Outcome f = oracle_forward(sample);
+    double sum = 0;
+    const Grid &out = *f.find("out"), &states = *f.find("state");
+    for (size_t i = 0; i < out.value.size(); i++) sum += out.value[i] * sample.values.d_out[i];
+    for (size_t i = 0; i < states.value.size(); i++) sum += states.value[i] * sample.values.d_final[i];
+    return sum;
+}
+
+// Inputs and their gradients, in one order.
+std::vector<Numbers*> inputs_of(Values& x) { return {&x.q, &x.k, &x.v, &x.gate, &x.beta, &x.a_log, &x.dt_bias, &x.pool}; }
+constexpr const char* kGradients[] = {"dq", "dk", "dv", "d_gate", "d_beta", "dA_log", "ddt_bias", "d_initial"};
+
+// Relative difference between <gradient, direction> and the central difference of the loss along it.
+double directional_error(const Case& c) {
+    Sample at = make_sample(c);
+    const Outcome gradient = oracle_backward(at);
+    Sample ahead = at, behind = at;
+    Random random(c.seed + 1);
+    constexpr double step = 1e-5;
+    double along = 0, size = 0;
+    const auto here = inputs_of(at.values), there = inputs_of(ahead.values), back = inputs_of(behind.values);
+    for (size_t g = 0; g < here.size(); g++) {
+        const Grid* grid = gradient.find(kGradients[g]);
+        if (!grid) continue;
+        for (size_t i = 0; i < here[g]->size(); i++) {
+            const double direction = random.normal();
+            (*there[g])[i] += step * direction;
+            (*back[g])[i] -= step * direction;
+            along += grid->value[i] * direction;
+            size += grid->value[i] * grid->value[i];
+        }
+    }
+    return std::fabs((loss(ahead) - loss(behind)) / (2 * step) - along) / std::sqrt(size);
+}
+
+}  // namespace
+
+TEST_SUITE_BEGIN("gradients");
+
+TEST_CASE("cpu: the oracle's gradients are the slopes of its forward") {
+    double worst = 0;
+    for (const int32_t gate : {FLASHQLA_GATE_LOG, FLASHQLA_GATE_LINEAR, FLASHQLA_GATE_RAW})
+        for (const int32_t beta : {FLASHQLA_BETA_VALUE, FLASHQLA_BETA_LOGIT})
+            for (const int32_t norm : {FLASHQLA_NORM_NONE, FLASHQLA_NORM_L2}) {
+                Case c = plain_case("slopes");
+                c.dtype = FLASHQLA_DTYPE_F64;
+                c.gate = gate, c.beta = beta, c.qk_norm = norm;
+                c.beta_scale = norm ? 2 : 1;
+                if (gate == FLASHQLA_GATE_LINEAR) c.gates = Gates::gentle;  // a step must not make an alpha negative
+                c.key_dim = 24, c.value_dim = 20;
+                c.lengths = {33, 1, 70};
+                make_valid(c);
+                const double error = directional_error(c);
+                CHECK_MESSAGE(error < 1e-6, c.text(), ": ", error);
+                worst = std::max(worst, error);
+            }
+    MESSAGE("largest relative difference ", worst);
+}
+
+TEST_CASE("gradients are linear in d_out and d_final") {
+    Case c = plain_case("linear");
+    c.gate = FLASHQLA_GATE_RAW;
+    const Sample one = make_sample(c);
+    Sample two = one, both = one;
+    Random random(c.seed + 7);
+    for (double& x : two.values.d_out) x = round_to(c.dtype, random.normal());
+    for (double& x : two.values.d_final) x = round_to(c.dtype, random.normal());
+    blend(c.dtype, both.values.d_out, 2, two.values.d_out, -0.5);
+    blend(c.dtype, both.values.d_final, 2, two.values.d_final, -0.5);
+    Outcome sum = gradients(one);
+    const Outcome second = gradients(two), got = gradients(both);
+    for (size_t g = 0; g < sum.grids.size(); g++) {
+        Grid& want = sum.grids[g];
+        for (size_t i = 0; i < want.value.size(); i++) want.value[i] = 2 * want.value[i] - 0.5 * second.grids[g].value[i];
+        const Difference d = compare(got.grids[g], want, 4 * bound_of(c, want, Arithmetic::f32));
+        CHECK_MESSAGE(d.good(), want.name, ": error ", d.relative, ", bound ", d.bound);
+    }
+}
+
+TEST_CASE("no gradient flows from one row to another") {
+    Case c = plain_case("apart");
+    c.gate = FLASHQLA_GATE_LOG;
+    Sample sample = make_sample(c);
+    const Outcome before = gradients(sample);
+    const int64_t width = c.value_heads * c.value_dim, from = sample.tables.offsets[1] * width, to = sample.tables.offsets[2] * width;
+    for (int64_t i = from; i < to; i++) sample.values.d_out[static_cast<size_t>(i)] = -3;
+    const Outcome after = gradients(sample);
+    for (const char* name : {"dq", "dk", "dv", "d_gate", "d_beta"}) {
+        const Grid &x = *before.find(name), &y = *after.find(name);
+        size_t changed = 0;
+        for (int64_t t = 0; t < sample.tokens; t++) {
+            const bool own = t >= sample.tables.offsets[1] && t < sample.tables.offsets[2];
+            for (int64_t i = t * x.inner(1); !own && i < (t + 1) * x.inner(1); i++) changed += x.value[static_cast<size_t>(i)] != y.value[static_cast<size_t>(i)];
+        }
+        CHECK_MESSAGE(changed == 0, name, ": ", changed, " elements of other rows changed");
+    }
+}
+
+TEST_SUITE_END();
