@@ -3,6 +3,7 @@
 #
 #   sh cmake/setup.sh          compilers, test and benchmark libraries, and nvcc 13.0
 #   sh cmake/setup.sh --cpu    the same without nvcc (then configure with -DFLASHQLA_CUDA=OFF)
+#   sh cmake/setup.sh --lint   also clang, clang-format and clang-tidy 14, for the tests that are skipped without them
 #
 # Packages come by apt-get (Debian 12, Ubuntu 24.04 and later), as root or through sudo where that asks for no password; otherwise the
 # command is printed for you to run. Where there is no nvcc 13.0 it comes from Python packages into build/toolkit (git-ignored, about
@@ -11,12 +12,14 @@ set -eu
 cd "$(dirname "$0")/.."
 toolkit=build/toolkit
 
-want_cuda=yes
-case "${1:-}" in
-    "") ;;
-    --cpu) want_cuda=no ;;
-    *) echo "usage: sh cmake/setup.sh [--cpu]" >&2; exit 2 ;;
-esac
+want_cuda=yes want_lint=no
+for option in "$@"; do
+    case "$option" in
+        --cpu) want_cuda=no ;;
+        --lint) want_lint=yes ;;
+        *) echo "usage: sh cmake/setup.sh [--cpu] [--lint]" >&2; exit 2 ;;
+    esac
+done
 
 has() { command -v "$1" >/dev/null 2>&1; }
 say() { echo "setup: $*"; }
@@ -37,11 +40,16 @@ cmake_is_new_enough() { has cmake && [ $(($(cmake_version))) -ge 3025 ]; }
 missing=
 lacks() { missing="$missing $1"; }
 cmake_is_new_enough || lacks cmake
-has c++ && has cc || lacks g++
+if ! has c++ || ! has cc; then lacks g++; fi
 has make || lacks make
 has_header doctest/doctest.h || lacks doctest-dev
 has_header benchmark/benchmark.h || lacks libbenchmark-dev
 has python3 || lacks python3
+if [ $want_lint = yes ]; then
+    has clang || lacks clang
+    has clang-format-14 || lacks clang-format-14
+    has clang-tidy-14 || lacks clang-tidy-14
+fi
 if [ $want_cuda = yes ] && ! nvcc_found && ! python3 -m pip --version >/dev/null 2>&1; then lacks python3-pip; fi
 
 if [ -n "$missing" ]; then

@@ -7,8 +7,8 @@
 #include "backward_finish.cuh"
 #include "backward_scan.cuh"
 
-extern "C" __global__ void __launch_bounds__(fqla::kScanWarps* fqla::kWarp, 2) gdn_backward_scan_128(const __grid_constant__ fqla::BackwardParams p) {
-    fqla::scan_kernel<fqla::ScanConfig<128, 4>>(p);
+extern "C" __global__ void __launch_bounds__(fqla::kScanWarps* fqla::kWarp, 3) gdn_backward_scan_128(const __grid_constant__ fqla::BackwardParams p) {
+    fqla::scan_kernel<fqla::ScanConfig<128, 2>>(p);
 }
 
 extern "C" __global__ void __launch_bounds__(fqla::kScanWarps* fqla::kWarp, 2) gdn_backward_scan_256(const __grid_constant__ fqla::BackwardParams p) {

@@ -156,7 +156,7 @@ __device__ __forceinline__ void chunk_products(const BackwardParams& p, const Ch
         add_pair_products(s, s.c, do_e, du_e, unused);
         __syncthreads();
     }
-    const int32_t key_head = key_head_32(form, head);
+    const int32_t key_head = key_head_of(form, head);
     const ChunkRows q = rows_of_view(in.q, c, key_head, form.key_dim), k = rows_of_view(in.k, c, key_head, form.key_dim);
 #pragma unroll 1
     for (int first = 0; first < form.key_dim; first += kTileV) {
@@ -247,7 +247,7 @@ __device__ __forceinline__ float key_gradients(const BackwardParams& p, const Ch
         __syncthreads();
     }
 
-    const int32_t key_head = key_head_32(form, head);
+    const int32_t key_head = key_head_of(form, head);
     load_rows<kTileK>(s.keys.q, rows_of_view(in.q, c, key_head, form.key_dim), first_key);
     load_rows<kTileK>(s.keys.k, rows_of_view(in.k, c, key_head, form.key_dim), first_key);
     __syncthreads();

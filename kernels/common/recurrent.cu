@@ -6,7 +6,7 @@
 //     u = beta (v - exp(g) S^T k)
 //     o = s (exp(g) S^T q + (k.q) u)      = s (exp(g) S + k u^T)^T q
 //     S = exp(g) S + k u^T
-// The state is what decode moves: each lane asks for all of its share (256 bytes in f32) before it uses any, and 16 warps fit on an SM.
+// The state is what decode moves: each lane asks for all of its share (256 bytes in f32) before it uses any.
 #include "kernel_params.h"
 #include "state_tile.cuh"
 #include "token_gates.cuh"
@@ -23,10 +23,11 @@ struct FixedConfig {
     using Tokens = AlignedTokens<Tensor, Tile::kKeyDim, Tile::kColumns * kGroups>;
 };
 
+template <int kMaxKeyDim>
 struct AnyConfig {
-    using Tile = AnyState<256, 2>;
+    using Tile = AnyState<kMaxKeyDim, 2>;
     using Tensor = void;
-    using Tokens = AnyTokens<256, Tile::kColumns * kGroups>;
+    using Tokens = AnyTokens<kMaxKeyDim, Tile::kColumns * kGroups>;
 };
 
 // Where the state after each token goes: lane j holds the slot of token 32 b + j.
@@ -200,4 +201,5 @@ __device__ __forceinline__ void recurrent_kernel(const RecurrentParams& p) {
 FQLA_RECURRENT_STATES(gdn_recurrent_bf16, __nv_bfloat16)
 FQLA_RECURRENT_STATES(gdn_recurrent_f16, __half)
 FQLA_RECURRENT_STATES(gdn_recurrent_f32, float)
-FQLA_RECURRENT(gdn_recurrent_any, 2, fqla::AnyConfig)
+FQLA_RECURRENT(gdn_recurrent_any_128, 3, fqla::AnyConfig<128>)
+FQLA_RECURRENT(gdn_recurrent_any_256, 2, fqla::AnyConfig<256>)

@@ -101,12 +101,6 @@ __device__ __forceinline__ float beta_value(const Form& form, float x) {
     return static_cast<float>(form.beta_scale) * (form.beta == FLASHQLA_BETA_LOGIT ? sigmoid(x) : x);
 }
 
-// key_head_of in 32 bits: heads are int32, and a 64-bit division is a hundred instructions ahead of the first load.
-__device__ __forceinline__ int32_t key_head_32(const Form& form, int32_t value_head) {
-    const uint32_t h = value_head, key_heads = form.key_heads, value_heads = form.value_heads;
-    return static_cast<int32_t>(form.head_map == FLASHQLA_HEADS_TILED ? h % key_heads : h / (value_heads / key_heads));
-}
-
 // 1 / sqrt(sum x^2 + eps) under the L2 norm, else 1.
 __device__ __forceinline__ float inverse_norm(const Form& form, float sum_of_squares) {
     return form.qk_norm == FLASHQLA_NORM_L2 ? rsqrtf(sum_of_squares + static_cast<float>(form.eps)) : 1.f;

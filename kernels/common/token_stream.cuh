@@ -24,7 +24,7 @@ __device__ __forceinline__ const void* element_pointer(const View& x, int64_t of
 // `values` is v in the forward recurrence and d_out in the reverse one.
 __device__ __forceinline__ TokenSource token_source(const Form& form, const Inputs& in, const View& values, const RowTokens& row, int64_t n, int32_t head,
                                                     int32_t first_column, int32_t columns) {
-    const int32_t key_head = key_head_32(form, head);
+    const int32_t key_head = key_head_of(form, head);
     const int32_t left = form.value_dim - first_column;
     return {element_pointer(in.q, element_offset(in.q, n, row, 0, key_head)),
             element_pointer(in.k, element_offset(in.k, n, row, 0, key_head)),
@@ -132,12 +132,12 @@ public:
     __device__ __forceinline__ void advance(int64_t t) {
         stage_ = static_cast<int>(t & 1);
         // Token t - 2 was read from this stage before the __syncwarp of token t - 1.
-#pragma unroll
-        for (int j = 0; j < kPerLane; ++j) {
-            shared_.q[stage_][lane_ + j * kWarp] = bits_to_f32(q_[j], source_.dtype);
-            shared_.k[stage_][lane_ + j * kWarp] = bits_to_f32(k_[j], source_.dtype);
-        }
-        if (lane_ < kColumns) shared_.v[stage_][lane_] = bits_to_f32(v_, source_.dtype);
+        if (source_.dtype == FLASHQLA_DTYPE_F32)
+            put<FLASHQLA_DTYPE_F32>();
+        else if (source_.dtype == FLASHQLA_DTYPE_BF16)
+            put<FLASHQLA_DTYPE_BF16>();
+        else
+            put<FLASHQLA_DTYPE_F16>();
         __syncwarp();
         load(t + 1);
         prefetch(t + 1 + kAhead);
@@ -172,6 +172,16 @@ private:
     __device__ __forceinline__ void prefetch(int64_t t) {
         if (t < source_.length && has_line_) asm volatile("prefetch.global.L2 [%0];" ::"l"(ahead_));
         ahead_ += ahead_step_;
+    }
+
+    template <int32_t kDtype>
+    __device__ __forceinline__ void put() {
+#pragma unroll
+        for (int j = 0; j < kPerLane; ++j) {
+            shared_.q[stage_][lane_ + j * kWarp] = bits_to_f32(q_[j], kDtype);
+            shared_.k[stage_][lane_ + j * kWarp] = bits_to_f32(k_[j], kDtype);
+        }
+        if (lane_ < kColumns) shared_.v[stage_][lane_] = bits_to_f32(v_, kDtype);
     }
 
     // Zeros stand beyond K and V, so that readers need no bounds. The bits stay unread until the next advance.

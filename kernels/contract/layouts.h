@@ -10,8 +10,8 @@ constexpr int kTileBytes = 8192;  // 64 x 64 16-bit values
 
 // What the solve leaves for each (chunk, value head): two 64 x 64 tiles as wgmma wants them (swizzled), then per-token factors in f32.
 struct ChunkRecord {
-    static constexpr int kSolve = 0;              // strict(A) o Gamma
-    static constexpr int kScores = kTileBytes;    // scale Gamma o (Q K^T), lower
+    static constexpr int kSolve = 0;            // strict(A) o Gamma
+    static constexpr int kScores = kTileBytes;  // scale Gamma o (Q K^T), lower
     static constexpr int kFactors = 2 * kTileBytes;
     // Arrays of kChunk floats, in this order, then the chunk's decay.
     enum Factor { beta, read_k, write_k, read_q, decay };
@@ -32,10 +32,10 @@ struct SolveLayout {
     static constexpr int kQ = 0, kK = 2 * kTileBytes;
     static constexpr int kLower = 0, kScores = kChunk * kLowerStride * 4, kSolve = kScores + kTileBytes;
     static constexpr int kFactors = kSolve + kTileBytes;
-    static constexpr int kMaxHeads = 8;                           // of a block
-    static constexpr int kTokens = kFactors + 1152;               // gates, then betas of the block's heads
+    static constexpr int kMaxHeads = 8;                                 // of a block
+    static constexpr int kTokens = kFactors + 1152;                     // gates, then betas of the block's heads
     static constexpr int kWarp = kTokens + 2 * kMaxHeads * kChunk * 4;  // gate sums and column factors of each warp
-    static constexpr int kNorms = kWarp + 4 * 2 * kChunk * 4;     // of k, of q
+    static constexpr int kNorms = kWarp + 4 * 2 * kChunk * 4;           // of k, of q
     static constexpr int kBarrier = kNorms + 2 * kChunk * 4;
     static constexpr int kBytes = kBarrier + 16;
 };
@@ -52,7 +52,7 @@ struct ForwardLayout {
     static constexpr int kK = 0, kSolve = 2 * kTileBytes, kV = kSolve + kTileBytes;
     static constexpr int kQ = kV + kValueTiles * kTileBytes, kScores = kQ + 2 * kTileBytes;
     static constexpr int kStageBytes = Output ? kScores + kTileBytes : kQ;
-    static constexpr int kOut = kStages * kStageBytes;                      // a tile a math warpgroup
+    static constexpr int kOut = kStages * kStageBytes;  // a tile a math warpgroup
     static constexpr int kFactors = kOut + (Output ? Math * kTileBytes : 0);
     static constexpr int kBarriers = kFactors + kStages * 1152;
     static constexpr int kBytes = kBarriers + 16 * kStages + 8 + 16 * Math;
@@ -65,14 +65,14 @@ struct PairLayout {
     static constexpr int kThreads = 384, kMath = 1, kValueTiles = 1, kStages = 4;
     static constexpr int kK = 0, kV = 2 * kTileBytes, kQ = kV + kTileBytes, kStageBytes = kQ + 2 * kTileBytes;
     static constexpr int kOut = kStages * kStageBytes;
-    static constexpr int kSolve = 0, kScores = 0, kFactors = 0;    // in the records
-    static constexpr int kRecords = kOut + kTileBytes;             // of even chunks (solved by the first block), of odd ones
+    static constexpr int kSolve = 0, kScores = 0, kFactors = 0;  // in the records
+    static constexpr int kRecords = kOut + kTileBytes;           // of even chunks (solved by the first block), of odd ones
     static constexpr int kRecordStride = 2 * kTileBytes + 2048;
     static constexpr int kLower = kRecords + 2 * kRecordStride;
     static constexpr int kTokens = kLower + kChunk * SolveLayout::kLowerStride * 4;  // gates, betas
     static constexpr int kWarp = kTokens + 2 * kChunk * 4;
     static constexpr int kNorms = kWarp + 4 * 2 * kChunk * 4;
-    static constexpr int kBarriers = kNorms + 2 * kChunk * 4;      // ring, tail, staging, solved[2], record free
+    static constexpr int kBarriers = kNorms + 2 * kChunk * 4;  // ring, tail, staging, solved[2], record free
     static constexpr int kBytes = kBarriers + 16 * kStages + 8 + 16 + 24;
 };
 static_assert(PairLayout::kBytes <= 227 * 1024, "shared memory of a block");

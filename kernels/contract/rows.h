@@ -75,7 +75,8 @@ FQLA_HD int64_t token_slot(const StateIo& state, int64_t n, int64_t t) {
     return in_pool(state.write, slot) ? slot : kNoSlot;
 }
 
-FQLA_HD int64_t key_head_of(const Form& form, int64_t value_head) {
+// In 32 bits: a 64-bit division is about a hundred instructions before a kernel's first load.
+FQLA_HD int32_t key_head_of(const Form& form, int32_t value_head) {
     return form.head_map == FLASHQLA_HEADS_TILED ? value_head % form.key_heads : value_head / (form.value_heads / form.key_heads);
 }
 

@@ -14,9 +14,9 @@ __device__ __forceinline__ int64_t first_slot(const Rows& rows, int64_t n, const
 }
 
 struct ChunkPlace {
-    int64_t row;     // -1: this slot is of no row
+    int64_t row;  // -1: this slot is of no row
     RowTokens tokens;
-    int64_t chunk;   // within the row
+    int64_t chunk;  // within the row
 };
 
 // Row of a slot: the last one whose first slot is not behind it, found by a whole warp, 32 rows a step.

@@ -42,23 +42,26 @@ __device__ __forceinline__ void recur(const Sm90ForwardParams& p) {
     wait_for_predecessor();
     if (warp < 4 * Math) {
         if constexpr (Math == 2) asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
-        if (Output || group == 0 || w.segment > 0) math_role<T, L>(p, w, smem, ring, staging, StagedRecords{});
+        if (Output || group == 0 || w.segment > 0)
+            math_role<T, L>(p, w, smem, ring, staging, StagedRecords{});
         else  // the first segment starts from the row's own state: no transition
             for (int c = 0; c < w.chunks; ++c, ring.advance())
                 if (ring.wait_filled(), threadIdx.x % 32 == 0) ring.release();
     } else {
         if constexpr (Math == 2) asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
-        if (warp == 4 * Math) load_role<L>(p, w, smem, ring, tail);
-        else if (Output && group < Math) store_role<L>(p, w, smem, staging, group);
+        if (warp == 4 * Math)
+            load_role<L>(p, w, smem, ring, tail);
+        else if (Output && group < Math)
+            store_role<L>(p, w, smem, staging, group);
     }
 }
 
 }  // namespace
 }  // namespace fqla::sm90
 
-#define FQLA_FORWARD(name, T, math)                                                                                                     \
+#define FQLA_FORWARD(name, T, math)                                                                                                                      \
     extern "C" __global__ void __launch_bounds__(fqla::ForwardLayout<math, true>::kThreads, 1) name(const __grid_constant__ fqla::Sm90ForwardParams p) { \
-        fqla::sm90::recur<fqla::sm90::T, math, true>(p);                                                                                \
+        fqla::sm90::recur<fqla::sm90::T, math, true>(p);                                                                                                 \
     }
 FQLA_FORWARD(gdn_forward_bf16_v64, Bf16, 1)
 FQLA_FORWARD(gdn_forward_bf16_v128, Bf16, 2)
@@ -67,9 +70,9 @@ FQLA_FORWARD(gdn_forward_f16_v128, F16, 2)
 
 // Summaries of all segments but a row's last: where the state of a segment ends if it starts from zero (the first: from the row's state), and its
 // transition. A block does 64 rows of V beside 64 columns of the transition: the same work, the latter with V = 0 from the identity.
-#define FQLA_SUMMARY(name, T)                                                                                                           \
+#define FQLA_SUMMARY(name, T)                                                                                                                          \
     extern "C" __global__ void __launch_bounds__(fqla::ForwardLayout<2, false>::kThreads, 1) name(const __grid_constant__ fqla::Sm90ForwardParams p) { \
-        fqla::sm90::recur<fqla::sm90::T, 2, false>(p);                                                                                  \
+        fqla::sm90::recur<fqla::sm90::T, 2, false>(p);                                                                                                 \
     }
 FQLA_SUMMARY(gdn_summary_bf16, Bf16)
 FQLA_SUMMARY(gdn_summary_f16, F16)

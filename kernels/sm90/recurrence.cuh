@@ -1,8 +1,8 @@
 // The recurrence's roles, shared by the kernels of forward.cu (records from memory) and fused.cu (records made in the block).
 #pragma once
-#include "sm90_params.h"
 #include "chunk.cuh"
 #include "ring.cuh"
+#include "sm90_params.h"
 #include "tma.cuh"
 #include "wgmma.cuh"
 
@@ -12,11 +12,11 @@ namespace fqla::sm90 {
 struct Work {
     int64_t row;
     RowTokens tokens;
-    int head, part;      // part: which 64 (or 128) rows of V
-    int64_t first;       // chunk, within the row
+    int head, part;  // part: which 64 (or 128) rows of V
+    int64_t first;   // chunk, within the row
     int chunks;
     int segment;
-    bool last;           // of the row
+    bool last;  // of the row
 };
 
 // The first segment may be longer than the others; a row's last one takes what is left.
@@ -66,8 +66,10 @@ __device__ __forceinline__ void store_state(const float (&S)[64], const Sm90Forw
 #pragma unroll
     for (int i = 0; i < 64; ++i) {
         const int64_t x = base + (at.v0 + 8 * ((i >> 1) & 1)) * dv + (at.k0 + 8 * (i >> 2) + (i & 1)) * dk;
-        if (p.state_dtype == FLASHQLA_DTYPE_F32) static_cast<float*>(p.state.write.data)[x] = S[i];
-        else static_cast<__nv_bfloat16*>(p.state.write.data)[x] = __float2bfloat16_rn(S[i]);
+        if (p.state_dtype == FLASHQLA_DTYPE_F32)
+            static_cast<float*>(p.state.write.data)[x] = S[i];
+        else
+            static_cast<__nv_bfloat16*>(p.state.write.data)[x] = __float2bfloat16_rn(S[i]);
     }
 }
 
@@ -126,14 +128,13 @@ __device__ __forceinline__ void store_role(const Sm90ForwardParams& p, const Wor
     for (int c = -1; c < w.chunks; ++c, staging.advance()) {  // the first filling, before any output is there, is empty
         const int64_t token = (w.first + c) * kChunk, left = w.tokens.length - token;
         staging.wait_filled();
-        if (c < 0) {
-        } else if (left >= kChunk) {
+        if (c >= 0 && left >= kChunk) {
             if (lane == 0) {
                 store_box(p.o, from, v, w.head, static_cast<int>(token + w.tokens.begin), n);
                 commit_stores();
                 wait_stores_read();
             }
-        } else {
+        } else if (c >= 0) {
             uint16_t* to = static_cast<uint16_t*>(p.out.data) + element_offset(p.out, w.row, w.tokens, token, w.head) + v;
             for (int i = lane; i < left * 8; i += 32)
                 *reinterpret_cast<uint4*>(to + i / 8 * p.out.token + i % 8 * 8) = load_shared_u4(from + swizzled(i / 8, i % 8));
@@ -146,8 +147,10 @@ __device__ __forceinline__ void store_role(const Sm90ForwardParams& p, const Wor
 // Step s of D^T = S^T B^T for the 64 rows of k or q.
 template <class T>
 __device__ __forceinline__ void multiply_state(int s, float (&d)[32], const uint32_t (&Sb)[32], uint32_t tiles) {
-    if (s == 0) mma_n64_fresh(T{}, d, Sb, tile_descriptor(tiles));
-    else mma_n64(T{}, d, Sb + 4 * s, tile_descriptor(tiles + (s >> 2) * kTileBytes + (s & 3) * 32), true);
+    if (s == 0)
+        mma_n64_fresh(T{}, d, Sb, tile_descriptor(tiles));
+    else
+        mma_n64(T{}, d, Sb + 4 * s, tile_descriptor(tiles + (s >> 2) * kTileBytes + (s & 3) * 32), true);
 }
 
 // Per-token factor of this lane's two tokens among columns 8j .. 8j + 7.
@@ -196,7 +199,8 @@ __device__ __forceinline__ void math_role(const Sm90ForwardParams& p, const Work
 #pragma unroll
     for (int i = 0; i < 32; ++i) Sb[i] = pack(T{}, S[2 * i], S[2 * i + 1]);
 
-    const uint32_t v_at = L::kV + (Output ? group : 0) * kTileBytes + ((lane >> 4) * 8 + (lane & 7)) * 128 + (((2 * warp + ((lane >> 3) & 1)) ^ (lane & 7)) << 4);
+    const uint32_t v_at =
+        L::kV + (Output ? group : 0) * kTileBytes + ((lane >> 4) * 8 + (lane & 7)) * 128 + (((2 * warp + ((lane >> 3) & 1)) ^ (lane & 7)) << 4);
 #pragma unroll 1
     for (int c = 0; c < w.chunks; ++c, ring.advance()) {
         ring.wait_filled();
@@ -268,8 +272,10 @@ __device__ __forceinline__ void math_role(const Sm90ForwardParams& p, const Work
         }
 #pragma unroll
         for (int j = 0; j < 8; ++j) f[j] = factor(factors, ChunkRecord::write_k, j);
-        if constexpr (Output) mma_wait<1>();
-        else mma_wait<0>();
+        if constexpr (Output)
+            mma_wait<1>();
+        else
+            mma_wait<0>();
         pin(u);
 #pragma unroll
         for (int i = 0; i < 16; ++i) us[i] = pack(T{}, u[2 * i] * f[i / 2].x, u[2 * i + 1] * f[i / 2].y);
@@ -292,7 +298,8 @@ __device__ __forceinline__ void math_role(const Sm90ForwardParams& p, const Work
             for (int s = 0; s < 4; ++s) mma_n64(T{}, o, ub + 4 * s, tile_descriptor(scores + s * 32), true);
             mma_commit();
             mma_wait<1>();
-        } else mma_wait<0>();
+        } else
+            mma_wait<0>();
         pin(S);
 #pragma unroll
         for (int i = 0; i < 32; ++i) Sb[i] = pack(T{}, S[2 * i], S[2 * i + 1]);
@@ -314,8 +321,7 @@ __device__ __forceinline__ void math_role(const Sm90ForwardParams& p, const Work
     } else {
         float* to = segment_matrix(is_map ? p.segment_maps : p.segment_states, p, w, w.segment);
 #pragma unroll
-        for (int i = 0; i < 32; ++i)
-            *reinterpret_cast<float2*>(to + (mine.v0 + 8 * (i & 1)) * kHeadDim + mine.k0 + 8 * (i >> 1)) = {S[2 * i], S[2 * i + 1]};
+        for (int i = 0; i < 32; ++i) *reinterpret_cast<float2*>(to + (mine.v0 + 8 * (i & 1)) * kHeadDim + mine.k0 + 8 * (i >> 1)) = {S[2 * i], S[2 * i + 1]};
     }
 }
 

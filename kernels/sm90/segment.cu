@@ -71,4 +71,6 @@ __device__ __forceinline__ void stitch(const Sm90StitchParams& p) {
 }  // namespace
 }  // namespace fqla::sm90
 
-extern "C" __global__ void __launch_bounds__(fqla::StitchLayout::kThreads, 1) gdn_stitch(const __grid_constant__ fqla::Sm90StitchParams p) { fqla::sm90::stitch(p); }
+extern "C" __global__ void __launch_bounds__(fqla::StitchLayout::kThreads, 1) gdn_stitch(const __grid_constant__ fqla::Sm90StitchParams p) {
+    fqla::sm90::stitch(p);
+}

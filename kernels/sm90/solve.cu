@@ -31,8 +31,9 @@ __device__ __forceinline__ void solve(const Sm90SolveParams& p) {
     const uint32_t smem = shared_address(memory), loaded = smem + L::kBarrier;
     const int thread = threadIdx.x;
     const Thread me = thread_of_warpgroup();
-    SolveAt place{smem + L::kQ, smem + L::kK, smem + L::kLower, smem + L::kSolve, smem + L::kScores, smem + L::kFactors, smem + L::kTokens, smem + L::kTokens + L::kMaxHeads * kChunk * 4,
-                  smem + L::kWarp, smem + L::kNorms};
+    SolveAt place{smem + L::kQ,      smem + L::kK,       smem + L::kLower,  smem + L::kSolve,
+                  smem + L::kScores, smem + L::kFactors, smem + L::kTokens, smem + L::kTokens + L::kMaxHeads * kChunk * 4,
+                  smem + L::kWarp,   smem + L::kNorms};
     const int per_key = p.value_heads / p.key_heads, groups = per_key / p.heads_per_block;
     const int items = p.key_heads * groups;
     const int64_t slot = blockIdx.x / items;

@@ -1,8 +1,8 @@
 // Steps of the solve by one warpgroup: the kernel solve.cu strings them together for all chunks at once, fused.cu a chunk ahead of the recurrence.
 #pragma once
-#include "sm90_params.h"
 #include "chunk.cuh"
 #include "mbarrier.cuh"
+#include "sm90_params.h"
 #include "wgmma.cuh"
 
 namespace fqla::sm90 {
@@ -20,12 +20,12 @@ __device__ __forceinline__ Thread thread_of_warpgroup() {
 
 // Where a solve works in shared memory.
 struct SolveAt {
-    uint32_t q, k;                     // tiles of the two halves of K
-    uint32_t lower;                    // 64 x 64 f32, rows kLowerStride apart: -N, the inverses of its diagonal blocks
-    uint32_t solve, scores, factors;   // the record
-    uint32_t gates, betas;             // of the head's tokens
-    uint32_t warps;                    // gate sums and column factors, two arrays of 64 a warp
-    uint32_t norms;                    // of k, of q
+    uint32_t q, k;                    // tiles of the two halves of K
+    uint32_t lower;                   // 64 x 64 f32, rows kLowerStride apart: -N, the inverses of its diagonal blocks
+    uint32_t solve, scores, factors;  // the record
+    uint32_t gates, betas;            // of the head's tokens
+    uint32_t warps;                   // gate sums and column factors, two arrays of 64 a warp
+    uint32_t norms;                   // of k, of q
 };
 
 constexpr int kSolveBarrier = 1;  // named barrier of the solving warpgroup
@@ -44,11 +44,13 @@ __device__ __forceinline__ void mma_tf32(float (&d)[4], const uint32_t* a, float
 
 // log2 of the decay of one token; comparisons that let NaN through.
 __device__ __forceinline__ float log2_gate(const SolveForms& p, float x, int head) {
-    if (p.gate_form == FLASHQLA_GATE_LINEAR) x = log2f(x);
+    if (p.gate_form == FLASHQLA_GATE_LINEAR)
+        x = log2f(x);
     else if (p.gate_form == FLASHQLA_GATE_RAW) {
         const float a = x + load_scalar(p.dt_bias, head * p.dt_bias.head);
         x = -expf(load_scalar(p.a_log, head * p.a_log.head)) * (a > 20.f ? a : log1pf(expf(a))) * kLog2e;
-    } else x *= kLog2e;
+    } else
+        x *= kLog2e;
     const float least = static_cast<float>(kMinLogGate) * kLog2e;
     return x < least ? least : x;
 }
@@ -203,8 +205,8 @@ __device__ __forceinline__ void store_scores(const SolveAt& at, const Thread& me
 
 __device__ __forceinline__ uint32_t lower_address(const SolveAt& at, int row, int column) { return at.lower + (row * SolveLayout::kLowerStride + column) * 4; }
 
-// Rows of this warp: -N to the lower matrix, scores (16 columns at a time) to the caller.  Gamma_ts = exp(G_t - G_b) exp(G_b - G_s) with b the warp's first row, both
-// exponents <= 0, but on the diagonal block exp(G_t - G_s) outright: 16 exponentials a thread in place of 32 (8 cycles each a warp).
+// Rows of this warp: -N to the lower matrix, scores (16 columns at a time) to the caller.  Gamma_ts = exp(G_t - G_b) exp(G_b - G_s) with b the warp's first
+// row, both exponents <= 0, but on the diagonal block exp(G_t - G_s) outright: 16 exponentials a thread in place of 32 (8 cycles each a warp).
 template <class T, class Put>
 __device__ __forceinline__ void gate_rows(const SolveAt& at, const Thread& me, const float (&kk)[32], const float (&qk)[32], Put put_scores) {
     const uint32_t own = at.warps + me.warp * 2 * kChunk * 4;
@@ -242,7 +244,8 @@ __device__ __forceinline__ void gate_rows(const SolveAt& at, const Thread& me, c
             for (int i = 0; i < 2; ++i) {
                 float n0 = minus_beta[i] * k[2 * i] * f[2 * i], n1 = minus_beta[i] * k[2 * i + 1] * f[2 * i + 1];
                 float s0 = q[2 * i] * f[2 * i], s1 = q[2 * i + 1] * f[2 * i + 1];
-                if (b < me.warp) n0 = __uint_as_float(round_tf32(n0)), n1 = __uint_as_float(round_tf32(n1));
+                if (b < me.warp)
+                    n0 = __uint_as_float(round_tf32(n0)), n1 = __uint_as_float(round_tf32(n1));
                 else {  // the upper part may hold anything times zero
                     const int row = me.row + 8 * i;
                     if (column > row) s0 = 0.f;
@@ -285,8 +288,8 @@ __device__ __forceinline__ void invert_diagonal(const SolveAt& at, const Thread&
 template <class T>
 __device__ __forceinline__ void merge_column(const SolveAt& at, const Thread& me, int column) {
     const int r = me.lane >> 2, c = me.pair, matrix = me.lane >> 3;
-    uint32_t y[3][8];  // Y_k as left operands: [k][8 tokens of the block][s, s+8 of token c; of token c+1]
-    auto store_block = [&](int i, const float (&v)[8]) {  // v: [8 tokens][s: c, c+1; s+8: c, c+1]
+    uint32_t y[3][8];                                    // Y_k as left operands: [k][8 tokens of the block][s, s+8 of token c; of token c+1]
+    auto store_block = [&](int i, const float(&v)[8]) {  // v: [8 tokens][s: c, c+1; s+8: c, c+1]
         const uint32_t rows[4] = {pack(T{}, v[0], v[1]), pack(T{}, v[2], v[3]), pack(T{}, v[4], v[5]), pack(T{}, v[6], v[7])};
         store_matrices_across(at.solve + swizzled(16 * i + (matrix >> 1) * 8 + (me.lane & 7), 2 * column + (matrix & 1)), rows);
     };

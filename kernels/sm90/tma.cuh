@@ -1,7 +1,7 @@
 // The copy engine: boxes by tensor map, plain runs of bytes, and the waits of its stores.
 #pragma once
-#include "sm90_params.h"
 #include "mbarrier.cuh"
+#include "sm90_params.h"
 
 namespace fqla::sm90 {
 
@@ -11,10 +11,9 @@ __device__ __forceinline__ void prefetch_map(const TensorMap& map) {
 
 // One box of a [rows, tokens, heads, dim] tensor into shared memory; completes on `bar`.
 __device__ __forceinline__ void load_box(uint32_t to, const TensorMap& map, int dim, int head, int token, int row, uint32_t bar) {
-    asm volatile(
-        "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], [%6];" ::"r"(to),
-        "l"(reinterpret_cast<uint64_t>(&map)), "r"(dim), "r"(head), "r"(token), "r"(row), "r"(bar)
-        : "memory");
+    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], [%6];" ::"r"(to),
+                 "l"(reinterpret_cast<uint64_t>(&map)), "r"(dim), "r"(head), "r"(token), "r"(row), "r"(bar)
+                 : "memory");
 }
 
 // The way back, in this thread's current group of stores.
@@ -34,7 +33,8 @@ __device__ __forceinline__ void store_bytes(void* to, uint32_t from, uint32_t by
 }
 // Into another block of the cluster; `to` and `bar` are addresses there.
 __device__ __forceinline__ void push_bytes(uint32_t to, uint32_t from, uint32_t bytes, uint32_t bar) {
-    asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "r"(from), "r"(bytes), "r"(bar) : "memory");
+    asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "r"(from), "r"(bytes), "r"(bar)
+                 : "memory");
 }
 __device__ __forceinline__ void commit_stores() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 // All stores of this thread have read their shared memory.

@@ -78,18 +78,21 @@ void explain(const Request& request, const Caps& caps, const char* device_name, 
 bool kernels_of(const Problem* problem, int32_t op, const Caps& caps, bool (&wanted)[kKernelSlots], char (&why)[sizeof Plan::reason]) {
     for (bool& w : wanted) w = !problem;
     if (!problem) return true;
+    // Engines and symbols change with the bounds, alignment and state options: powers of two and every option between them meet all kernels.
+    constexpr int64_t kMostRows = 1 << 20, kMostTokens = 1 << 27;
     bool supported = false;
-    // A call of one token and a long one, aligned or not, with and without state options: between them they meet every kernel.
-    for (int bits = 0; bits < 16; bits++) {
-        const int64_t tokens = bits & 1 ? 1 : int64_t{1} << 20;
-        const StateUse use{(bits & 2) != 0, (bits & 2) != 0, (bits & 4) != 0, (bits & 4) != 0};
-        const Plan plan = make_plan({op, *problem, {1, tokens, tokens, false}, use, (bits & 8) != 0}, caps);
-        if (plan.status)
-            memcpy(why, plan.reason, sizeof why);
-        else
-            supported = true;
-        for (int i = 0; i < plan.step_count; i++) wanted[static_cast<int>(plan.steps[i].kernel)] = true;
-    }
+    for (int64_t rows = 1; rows <= kMostRows; rows *= 2)
+        for (int64_t each = 1; rows * each <= kMostTokens; each *= 2)
+            for (int bits = 0; bits < 16; bits++) {
+                const bool aligned = bits & 1, offsets = bits & 2, final_states = bits & 4, more_states = bits & 8;
+                const Plan plan =
+                    make_plan({op, *problem, {rows, rows * each, each, offsets}, {final_states, final_states, more_states, more_states}, aligned}, caps);
+                if (plan.status)
+                    memcpy(why, plan.reason, sizeof why);
+                else
+                    supported = true;
+                for (int i = 0; i < plan.step_count; i++) wanted[static_cast<int>(plan.steps[i].kernel)] = true;
+            }
     return supported;
 }
 

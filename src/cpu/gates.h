@@ -63,13 +63,15 @@ public:
         return Real(form_.beta_scale) * (form_.beta == FLASHQLA_BETA_LOGIT ? sigmoid(x) : x);
     }
 
-    // dL/d(what gate holds) from dL/dg; raw gates add to the sums of A_log and dt_bias.
+    // dL/d(what gate holds) from dL/dg; raw gates add to the sums of A_log and dt_bias, if given.
     Real gate_gradient(int64_t t, const Gate<Real>& gate, Real dg, RawSums* sums) const {
         if (form_.gate == FLASHQLA_GATE_LINEAR) return dg / gate.decay;
         if (form_.gate == FLASHQLA_GATE_LOG) return dg;
         const Real da = -dg * rate_ * sigmoid(input(in_.gate, t) + bias_);
-        sums->a_log += static_cast<double>(dg * gate.log);
-        sums->dt_bias += static_cast<double>(da);
+        if (sums) {
+            sums->a_log += static_cast<double>(dg * gate.log);
+            sums->dt_bias += static_cast<double>(da);
+        }
         return da;
     }
 

@@ -30,7 +30,7 @@ Dims dims_of(const Form& form) { return {form.key_dim, form.value_dim}; }
 
 // Token t as the recurrence wants it, q and k normalised, in the scratch's q, k, v.
 Token<Real> load_token(const Form& form, const Inputs& in, const RowPlace& row, const HeadGates<Real>& gates, int64_t t, int64_t h, Scratch& s) {
-    const int64_t hk = key_head_of(form, h);
+    const int64_t hk = key_head_of(form, static_cast<int32_t>(h));
     load_elements(in.q, offset_of(in.q, row, t, hk), form.key_dim, s.q);
     load_elements(in.k, offset_of(in.k, row, t, hk), form.key_dim, s.k);
     load_elements(in.v, offset_of(in.v, row, t, h), form.value_dim, s.v);

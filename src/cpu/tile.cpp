@@ -35,7 +35,7 @@ void stage_rows(const View& x, const RowPlace& row, int64_t begin, int count, in
 }
 
 void HeadTiles::stage(int64_t begin, int count, int staged, bool outputs) {
-    const int64_t hk = key_head_of(form_, h_);
+    const int64_t hk = key_head_of(form_, static_cast<int32_t>(h_));
     const float* queries = outputs ? m_.queries[0] : m_.first_key();
     const auto stage_key = [&](const View& x, float* to) {
         stage_rows(x, row_, begin, count, staged, hk, 0, form_.key_dim, to);
@@ -75,6 +75,7 @@ void HeadTiles::coefficients(int64_t begin, int count, int mini_tokens) {
 
 void HeadTiles::run_kernel(TileKernel kernel, int minis, int mini_tokens) {
     float* keys = m_.first_key();
+    if (pending_tokens_ != mini_tokens) flush();  // kernels of one token and of four keep theirs apart
     if (!pending_tokens_) {  // an update that adds nothing
         std::fill_n(keys - mini_tokens * kRowStride, mini_tokens * kRowStride, 0.0f);
         std::fill_n(m_.pending[0], mini_tokens * kRowStride, 0.0f);

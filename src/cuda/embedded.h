@@ -8,7 +8,7 @@ struct Embedded {
     const void* data;
 };
 
-extern const Embedded kEmbedded[];  // NOLINT(bugprone-dynamic-static-initializers): declared here, a constant
+extern const Embedded kEmbedded[];
 constexpr int kEmbeddedCount = FQLA_EMBEDDED_COUNT;
 
 }  // namespace fqla::cuda

@@ -32,7 +32,7 @@ BackwardParams backward_params(const Step& step, int32_t segment, const Plan& pl
     p.call = call;
     p.chunk_states = ledger.at<float>(Region::chunk_states, workspace);
     p.chunk_gradients = ledger.at<float>(Region::chunk_gradients, workspace);
-    p.residuals = ledger.at<float>(Region::deltas, workspace);
+    p.residuals = ledger.at<float>(Region::residuals, workspace);
     p.delta_gradients = ledger.at<float>(Region::delta_gradients, workspace);
     p.head_dq = ledger.at<float>(Region::head_gradients, workspace);
     p.head_dk = p.head_dq + ledger.bytes(Region::head_gradients) / sizeof(float) / 2;

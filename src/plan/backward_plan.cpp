@@ -11,8 +11,7 @@ namespace fqla {
 namespace {
 
 constexpr int64_t kSmallKeyDim = 128;                          // gdn_backward_scan_128 serves up to here
-constexpr int64_t kSmallColumns = 16;                          // value columns of a warp there
-constexpr int64_t kLargeColumns = 8;                           // and in gdn_backward_scan_256
+constexpr int64_t kScanColumns = 8;                            // value columns of a warp of the scans
 constexpr int64_t kScanWarps = 4;                              // of a block of the scans, at most
 constexpr uint32_t kChunkThreads = 256, kFinishThreads = 256;  // of gdn_backward_chunks; of _heads and _sums
 
@@ -27,7 +26,7 @@ void book_workspace(const Form& form, int64_t all_slots, int64_t slots, int32_t 
     const uint64_t tokens = static_cast<uint64_t>(slots) * kBackwardChunk;
     workspace.book(Region::chunk_states, slots * matrix);
     workspace.book(Region::chunk_gradients, slots * matrix);
-    workspace.book(Region::deltas, tokens * heads * form.value_dim);
+    workspace.book(Region::residuals, tokens * heads * form.value_dim);
     workspace.book(Region::delta_gradients, tokens * heads * form.value_dim);
     workspace.book(Region::head_gradients, tokens * heads * form.key_dim * 2);  // dq, then dk
     if (segments > 1) {
@@ -48,7 +47,7 @@ void plan_backward_within(const Request& request, const Caps& caps, uint64_t wor
     if (bounds.rows == 0) return;
 
     const bool small = form.key_dim <= kSmallKeyDim;
-    const RowGrid grid = row_grid(2 * bounds.rows, form.value_heads, form.value_dim, small ? kSmallColumns : kLargeColumns, caps.multiprocessors, kScanWarps);
+    const RowGrid grid = row_grid(2 * bounds.rows, form.value_heads, form.value_dim, kScanColumns, caps.multiprocessors, kScanWarps);
     const int64_t low = std::min(bounds.rows, kMostGridYZ), high = (bounds.rows + low - 1) / low;
     if (form.value_heads > kMostGridX / (2 * grid.tiles)) {
         plan.status = FLASHQLA_STATUS_UNSUPPORTED;

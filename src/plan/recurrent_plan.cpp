@@ -9,7 +9,8 @@ namespace {
 
 constexpr int64_t kFixedDim = 128;     // K and V of the fixed-size symbols
 constexpr int64_t kFixedColumns = 16;  // value columns of a warp there (kernels/common/state_tile.cuh)
-constexpr int64_t kAnyColumns = 8;     // and in gdn_recurrent_any
+constexpr int64_t kAnyColumns = 8;     // and in gdn_recurrent_any_*
+constexpr int64_t kSmallKeyDim = 128;  // gdn_recurrent_any_128 serves up to here
 constexpr int64_t kFewTokens = 1;      // of a row, up to which the states' way from and to memory is all of the time
 
 KernelId fixed_symbol(const Form& form, bool large) {
@@ -43,7 +44,8 @@ void plan_forward_recurrent(const Request& request, const Caps& caps, Plan& plan
         return;
     }
     const bool large = large_states(form, request.bounds.rows) && request.bounds.max_tokens <= kFewTokens;
-    plan.add({fixed ? fixed_symbol(form, large) : KernelId::gdn_recurrent_any,
+    const KernelId any = form.key_dim <= kSmallKeyDim ? KernelId::gdn_recurrent_any_128 : KernelId::gdn_recurrent_any_256;
+    plan.add({fixed ? fixed_symbol(form, large) : any,
               When::before,
               {static_cast<uint32_t>(form.value_heads * grid.tiles), static_cast<uint32_t>(grid.low), static_cast<uint32_t>(grid.high)},
               static_cast<uint32_t>(grid.warps * 32),

@@ -16,7 +16,7 @@ enum class Region : uint8_t {
     state_gradient,   // D = dL/dS carried from segment to segment
     head_gradients,   // dq, dk of each value head before they are summed
     partial_sums,     // dA_log, ddt_bias before they are summed
-    deltas,           // residuals e_t = v - S'^T k of a segment's tokens, f32
+    residuals,        // e_t = v - S'^T k of a segment's tokens, f32
     delta_gradients,  // dL/du_t of a segment's tokens, f32
     chunk_gradients,  // D at the end of each chunk of one segment
     count
@@ -24,7 +24,7 @@ enum class Region : uint8_t {
 
 inline const char* region_name(Region r) {
     constexpr const char* names[] = {"gates",          "betas",          "key_norms",    "query_norms", "segment_states",  "chunk_states",
-                                     "state_gradient", "head_gradients", "partial_sums", "deltas",      "delta_gradients", "chunk_gradients"};
+                                     "state_gradient", "head_gradients", "partial_sums", "residuals",   "delta_gradients", "chunk_gradients"};
     static_assert(sizeof(names) / sizeof(names[0]) == static_cast<size_t>(Region::count), "a name for each region");
     return names[static_cast<size_t>(r)];
 }

@@ -16,6 +16,10 @@ struct GpuCall {
     flashqla_sequences sequences;
     flashqla_state state;
     flashqla_forward_args args;
+    flashqla_backward_args grads;
+    const flashqla_state* use_state = &state;
+    void* const kWorkspace = device_pointer(0x1000000000000);
+    static constexpr uint64_t kWorkspaceBytes = uint64_t{1} << 47;
     void* stream = device_pointer(0x5000);
 
     explicit GpuCall(int32_t device = 0) {
@@ -33,15 +37,29 @@ struct GpuCall {
         state.read_slots_count = state.write_slots_count = 100;
         state.read_slots = state.write_slots = static_cast<const int32_t*>(device_pointer(0x720000000000));
         flashqla_forward_args_init(&args, sizeof args);
-        uintptr_t next = 0x600000000000;
-        for (flashqla_tensor* t : {&args.q, &args.k, &args.v, &args.gate, &args.beta, &args.A_log, &args.dt_bias, &args.out})
-            t->data = device_pointer(next += 1 << 20);
+        place();
     }
     ~GpuCall() { flashqla_destroy(handle); }
     GpuCall(const GpuCall&) = delete;
     GpuCall& operator=(const GpuCall&) = delete;
 
-    int32_t forward() { return flashqla_forward(handle, &problem, &sequences, &state, &args, nullptr, 0, stream); }
+    // Tensors a terabyte apart: none meets another, whatever the bounds.
+    void place() {
+        uintptr_t next = 0x100000000000;
+        const auto put = [&](flashqla_tensor& t) { t.data = device_pointer(next += 0x10000000000); };
+        for (flashqla_tensor* t : {&args.q, &args.k, &args.v, &args.gate, &args.beta, &args.A_log, &args.dt_bias, &args.out}) put(*t);
+        flashqla_backward_args_init(&grads, sizeof grads);
+        for (flashqla_tensor* t :
+             {&grads.d_out, &grads.dq, &grads.dk, &grads.dv, &grads.d_gate, &grads.d_beta, &grads.dA_log, &grads.ddt_bias, &grads.d_initial})
+            put(*t);
+    }
+
+    int32_t forward() { return flashqla_forward(handle, &problem, &sequences, use_state, &args, kWorkspace, kWorkspaceBytes, stream); }
+    int32_t backward() {
+        grads.q = args.q, grads.k = args.k, grads.v = args.v, grads.gate = args.gate, grads.beta = args.beta, grads.A_log = args.A_log,
+        grads.dt_bias = args.dt_bias;
+        return flashqla_backward(handle, &problem, &sequences, use_state, &grads, kWorkspace, kWorkspaceBytes, stream);
+    }
     int32_t warm() { return flashqla_warmup(handle, &problem, FLASHQLA_OP_FORWARD); }
 };
 

@@ -119,7 +119,7 @@ TEST_CASE("what is refused launches nothing and asks nothing") {
     call.problem.gate = FLASHQLA_GATE_RAW;
     call.args.out.data = call.args.v.data;
     refused(FLASHQLA_STATUS_INVALID_ARGUMENT, {"args.out", "overlaps", "args.v"});
-    call.args.out.data = device_pointer(0x610000000000);
+    call.place();
     call.sequences.rows = 0, call.sequences.tokens = 0;
     CHECK(call.forward() == FLASHQLA_STATUS_OK);
     CHECK(fake.calls.empty());
@@ -185,21 +185,37 @@ TEST_CASE("threads that start together load each library once") {
     CHECK(fake.launches.size() == 8);
 }
 
+namespace {
+
+// Nanoseconds of the library's own host code for a call, the best of 20 rounds.
+double host_time(GpuCall& c, int32_t (GpuCall::*run)()) {
+    constexpr int kCalls = 1000;
+    double best = 1e9;
+    for (int round = 0; round < 20; round++) {
+        const auto from = std::chrono::steady_clock::now();
+        for (int i = 0; i < kCalls; i++) (c.*run)();
+        best = std::min(best, std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - from).count() / kCalls);
+    }
+    return best;
+}
+
+}  // namespace
+
 TEST_CASE("host time of a call") {
     FakeCuda& fake = fake_cuda();
     fake.context = 7;
-    GpuCall call;
-    REQUIRE(call.forward() == FLASHQLA_STATUS_OK);
-    fake.recording = false;
-    double best = 1e9;
-    for (int round = 0; round < 20; round++) {
-        constexpr int kCalls = 1000;
-        const auto from = std::chrono::steady_clock::now();
-        for (int i = 0; i < kCalls; i++) call.forward();
-        best = std::min(best, std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - from).count() / kCalls);
-    }
-    std::printf("forward of one launch: %.0f ns of host time a call, the driver's own excluded\n", best);
+    for (int32_t (GpuCall::*run)() : {&GpuCall::forward, &GpuCall::backward}) {
+        GpuCall call;
+        fake.launches.clear();
+        REQUIRE((call.*run)() == FLASHQLA_STATUS_OK);
+        const int launches = static_cast<int>(fake.launches.size());
+        fake.recording = false;
+        const double ns = host_time(call, run);
+        fake.recording = true;
+        std::printf("%s of %d launches: %.0f ns of host time a call, the driver's own excluded\n", run == &GpuCall::forward ? "forward" : "backward", launches,
+                    ns);
 #if defined(NDEBUG) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-    CHECK(best < 10000);
+        CHECK(ns < 10000 + 3000 * std::max(0, launches - 2));
 #endif
+    }
 }

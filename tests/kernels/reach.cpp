@@ -51,8 +51,9 @@ Sizes reached() {
             f.state_layout = bit(5) ? FLASHQLA_STATE_VK : FLASHQLA_STATE_KV;
             f.gate = bit(6) ? FLASHQLA_GATE_RAW : FLASHQLA_GATE_LOG;
             f.beta_scale = 1, f.scale = 0.1, f.eps = 1e-6;
-            const int64_t tokens = bit(7) ? 1 << 20 : 4;
-            r.bounds = {bit(8) ? 64 : 1, tokens * (bit(8) ? 64 : 1), tokens, bit(9)};
+            const int64_t tokens = bit(7) ? 1 << 16 : bit(9) ? 1 : 4;
+            const int64_t rows = bit(8) ? 4096 : 1;
+            r.bounds = {rows, rows * tokens, tokens, bit(9)};
             r.state = {bit(10), bit(10), bit(10), bit(10)};
             r.aligned_16_bytes = bit(11);
             for (int32_t engine = FLASHQLA_ENGINE_AUTO; engine <= FLASHQLA_ENGINE_CONTEXT_PARALLEL; engine++) {

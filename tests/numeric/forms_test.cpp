@@ -32,7 +32,7 @@ std::unique_ptr<Buffer> save(const Sample& sample, Call::Options options) {
 int run_engines(const Sample& sample, int32_t op, const Outcome& want) {
     int calls = 0;
     for (const int32_t engine : kEngines) {
-        if (!session().cuda() && engine != FLASHQLA_ENGINE_AUTO) break;  // the CPU has one
+        if ((!session().cuda() || session().engine) && engine != FLASHQLA_ENGINE_AUTO) break;  // the CPU has one
         Call::Options options;
         options.op = op;
         options.engine = engine;
@@ -56,7 +56,7 @@ int run_engines(const Sample& sample, int32_t op, const Outcome& want) {
 void run_space(Space space, int rounds) {
     int calls = 0;
     size_t cases = 0;
-    for (int round = 0; round < (session().quick ? 1 : rounds); round++) {
+    for (int round = 0; round < (session().rounds ? session().rounds : rounds); round++) {
         for (const Case& c : covering_cases(space, session().seed + static_cast<uint64_t>(round), session().quick ? 6 : 1)) {
             const Sample sample = make_sample(c);
             calls += run_engines(sample, FLASHQLA_OP_FORWARD, oracle_forward(sample));

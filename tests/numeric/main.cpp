@@ -1,4 +1,4 @@
-// flashqla_numeric [--device=cpu|cuda|cuda:N] [--seed=N] [--quick] [--engine=0..4] [--bare-workspace] [doctest's options]
+// flashqla_numeric [--device=cpu|cuda|cuda:N] [--seed=N] [--quick] [--rounds=N] [--engine=0..4] [--bare-workspace] [doctest's options]
 // Test cases whose name begins with "cpu:" or "gpu:" are for that device, the others for both. Without the device wanted the cases are
 // listed by name and the exit code is 77.
 #define DOCTEST_CONFIG_IMPLEMENT
@@ -31,6 +31,7 @@ int main(int argc, char** argv) {
     Session& s = session();
     const std::string device = option(argc, argv, "--device", "cpu");
     s.quick = flag(argc, argv, "--quick");
+    s.rounds = std::atoi(option(argc, argv, "--rounds", s.quick ? "1" : "0").c_str());
     s.bare_workspace = flag(argc, argv, "--bare-workspace");
     s.engine = std::atoi(option(argc, argv, "--engine", "0").c_str());
     const std::string seed = option(argc, argv, "--seed", "");

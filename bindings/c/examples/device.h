@@ -17,6 +17,7 @@
 #ifndef FQLA_DEVICE_H
 #define FQLA_DEVICE_H
 
+/* NOLINTBEGIN(modernize-use-nullptr,bugprone-reserved-identifier): this is C */
 #if !defined(_POSIX_C_SOURCE) && !defined(_GNU_SOURCE)
 #define _POSIX_C_SOURCE 200809L
 #endif
@@ -289,4 +290,5 @@ static inline void fqla_dev_graph_destroy(fqla_dev* d, void* graph) {
     if (d->is_cuda && graph) d->graph_exec_destroy(graph);
 }
 
+/* NOLINTEND(modernize-use-nullptr,bugprone-reserved-identifier) */
 #endif /* FQLA_DEVICE_H */

@@ -199,6 +199,7 @@ void Call::refill(const Sample& with) {
         if (!tensor.output) fill_tensor(tensor, values_of(tensor.name));
     for (const Tensor& tensor : tensors_) tensor.buffer->upload();
     workspace_->upload();
+    fqla_dev_sync(&session().device);  // copies from pageable memory may still be on their way, and other streams do not wait for them
 }
 
 }  // namespace numeric

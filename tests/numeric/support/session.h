@@ -12,8 +12,9 @@ struct Session {
     flashqla_handle* handle = nullptr;
     flashqla_handle* oracle = nullptr;  // a CPU handle
     bool quick = false;                 // a reduced set: sanitizers
+    int rounds = 0;                     // of the covering cases; 0: as many as the test likes
     bool bare_workspace = false;        // not even poisoned, so that initcheck sees what is read before it is written
-    int32_t engine = FLASHQLA_ENGINE_AUTO;  // that takes the place of AUTO in every call
+    int32_t engine = 0;                 // takes the place of AUTO in every call
     uint64_t seed = 0;
 
     bool cuda() const { return device.is_cuda != 0; }

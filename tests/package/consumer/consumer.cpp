@@ -21,7 +21,8 @@ int main() {
     std::vector<float> q{1, 1, 1, 1}, k{0.5F, 0.5F, 0.5F, 0.5F}, v{1, 2, 3}, gate{0}, beta{0.5F}, out(3);
     flashqla_forward_args args;
     flashqla_forward_args_init(&args, sizeof args);
-    args.q.data = q.data(), args.k.data = k.data(), args.v.data = v.data(), args.gate.data = gate.data(), args.beta.data = beta.data(), args.out.data = out.data();
+    args.q.data = q.data(), args.k.data = k.data(), args.v.data = v.data(), args.gate.data = gate.data(), args.beta.data = beta.data(),
+    args.out.data = out.data();
     if (flashqla_forward(handle, &problem, &sequences, nullptr, &args, nullptr, 0, nullptr)) return std::puts(flashqla_last_error()), 1;
     flashqla_destroy(handle);
     std::printf("%s: %g %g %g\n", flashqla_build_info(), out[0], out[1], out[2]);
