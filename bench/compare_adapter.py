@@ -14,6 +14,7 @@ I32, I64, U32, U64, F64, PTR = c.c_int32, c.c_int64, c.c_uint32, c.c_uint64, c.c
 DTYPES = {torch.float32: 1, torch.bfloat16: 2, torch.float16: 3, torch.float64: 4}
 FORWARD, BACKWARD = 0, 1
 CPU = -1
+ENGINE = 0  # FLASHQLA_ENGINE_*: AUTO; regret.py asks for each in turn
 NORM_L2, STATE_VK, KEYS_BOUNDED = 1, 1, 1
 
 
@@ -162,7 +163,7 @@ class Call:
 
 def plain_problem(case):
     problem = sized(Problem, key_heads=case.hk, value_heads=case.hv, key_dim=case.d, value_dim=case.d, dtype=DTYPES[case.q.dtype],
-                    scale=case.scale)
+                    scale=case.scale, engine=ENGINE)
     # What a caller who normalises its keys knows beforehand, this one looks up: beta |k|^2 <= 2 everywhere.
     squares = (case.k.float() ** 2).sum(-1).amax()
     if float(squares * case.beta.amax()) <= 2:

@@ -19,13 +19,13 @@ endfunction()
 include("${PROJECT_SOURCE_DIR}/src/cpu/sources.cmake") # FQLA_CPU_SOURCES, with the flags of each SIMD level
 set(src "${PROJECT_SOURCE_DIR}/src")
 fqla_room(base SOURCES ${src}/base/status.cpp)
-fqla_room(plan SOURCES ${src}/plan/plan.cpp ${src}/plan/recurrent_plan.cpp ${src}/plan/backward_plan.cpp ${src}/plan/cpu_plan.cpp)
+fqla_room(plan SOURCES ${src}/plan/plan.cpp ${src}/plan/engines.cpp ${src}/plan/cost.cpp ${src}/plan/sm90_plan.cpp ${src}/plan/recurrent_plan.cpp ${src}/plan/backward_plan.cpp ${src}/plan/cpu_plan.cpp)
 fqla_room(cpu SOURCES ${FQLA_CPU_SOURCES} SEES plan)
 fqla_room(api SOURCES ${src}/api/flashqla.cpp ${src}/api/create.cpp ${src}/api/structs.cpp ${src}/api/problem.cpp ${src}/api/tensors.cpp ${src}/api/spans.cpp
                       ${src}/api/explain.cpp ${src}/api/build_info.cpp
           SEES plan cpu cuda)
 if(FLASHQLA_CUDA)
-  fqla_room(cuda SOURCES ${src}/cuda/images.cpp ${src}/cuda/driver.cpp ${src}/cuda/device.cpp ${src}/cuda/loader.cpp ${src}/cuda/launch.cpp ${src}/cuda/kernel_args.cpp SEES plan)
+  fqla_room(cuda SOURCES ${src}/cuda/images.cpp ${src}/cuda/driver.cpp ${src}/cuda/device.cpp ${src}/cuda/loader.cpp ${src}/cuda/launch.cpp ${src}/cuda/tensor_map.cpp ${src}/cuda/kernel_args.cpp SEES plan)
   target_include_directories(fqla_cuda SYSTEM PRIVATE "${FLASHQLA_CUDA_INCLUDE}")
   fqla_embed(fqla_cuda)
 else()

@@ -45,6 +45,7 @@ static_assert(SolveLayout::kSolve + kTileBytes >= 4 * kTileBytes, "q and k fit b
 template <int Math, bool Output>
 struct ForwardLayout {
     static constexpr bool kPair = false, kOutput = Output;
+    static constexpr bool kCluster = Math == 1 || !Output;  // the two blocks of a head load k, q and the record once for both
     static constexpr int kMath = Math, kRecords = 0, kRecordStride = 0;
     static constexpr int kThreads = Math == 1 ? 192 : 384;  // a warpgroup loads where setmaxnreg has to share out registers
     static constexpr int kStages = Output ? 3 : 5;
@@ -61,7 +62,7 @@ static_assert(ForwardLayout<2, true>::kBytes <= 227 * 1024 && ForwardLayout<2, f
 
 // kernels/sm90/fused.cu: a cluster of two blocks a head, 64 rows of V each. Warpgroups: math, solve, then a loading and a storing warp.
 struct PairLayout {
-    static constexpr bool kPair = true, kOutput = true;
+    static constexpr bool kPair = true, kOutput = true, kCluster = true;
     static constexpr int kThreads = 384, kMath = 1, kValueTiles = 1, kStages = 4;
     static constexpr int kK = 0, kV = 2 * kTileBytes, kQ = kV + kTileBytes, kStageBytes = kQ + 2 * kTileBytes;
     static constexpr int kOut = kStages * kStageBytes;

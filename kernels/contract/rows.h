@@ -75,9 +75,10 @@ FQLA_HD int64_t token_slot(const StateIo& state, int64_t n, int64_t t) {
     return in_pool(state.write, slot) ? slot : kNoSlot;
 }
 
-// In 32 bits: a 64-bit division is about a hundred instructions before a kernel's first load.
+// In 32 unsigned bits: a 64-bit division is about a hundred instructions before a kernel's first load.
 FQLA_HD int32_t key_head_of(const Form& form, int32_t value_head) {
-    return form.head_map == FLASHQLA_HEADS_TILED ? value_head % form.key_heads : value_head / (form.value_heads / form.key_heads);
+    const uint32_t h = static_cast<uint32_t>(value_head), key_heads = static_cast<uint32_t>(form.key_heads), value_heads = static_cast<uint32_t>(form.value_heads);
+    return static_cast<int32_t>(form.head_map == FLASHQLA_HEADS_TILED ? h % key_heads : h / (value_heads / key_heads));
 }
 
 }  // namespace fqla

@@ -26,53 +26,59 @@ __device__ __forceinline__ void recur(const Sm90ForwardParams& p) {
     const uint32_t smem = shared_address(memory), tail = smem + L::kBarriers + 16 * L::kStages;
     Ring<L::kStages> ring(smem + L::kBarriers);
     let_successor_start();
-    const Work w = Output ? find_work(p, 2 / Math, p.segments) : find_work(p, 2, p.segments - 1);
-    if (row_slots(p.state, w.row).skip) return Output ? clear_output(p, w, 64 * Math) : void();
-    if (Output && w.chunks == 0 && w.segment > 0) return;
+    const Units units = Output ? one_unit(2 / Math, p.segments) : one_unit(2, p.segments - 1);
     const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);  // the shuffle tells ptxas that a warp does not diverge here (else C7518)
     const int group = warp / 4 < Math ? warp / 4 : (warp - 1) % 4;
     const Ring<1> staging(tail + 8 + 16 * (group < Math ? group : 0));  // of this math warpgroup, or of this store warp's
     if (threadIdx.x == 0) {
-        ring.init(1, 4 * Math);
+        ring.init(1, 4 * Math * (L::kCluster ? 2 : 1));
         barrier_init(tail, 1);
         for (int m = 0; m < Math; ++m) Ring<1>(tail + 8 + 16 * m).init(4, 1);
         barrier_init_fence();
     }
     __syncthreads();
+    if constexpr (L::kCluster) sync_cluster();
     wait_for_predecessor();
     if (warp < 4 * Math) {
-        if constexpr (Math == 2) asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+        if constexpr (Math == 2) asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+        const Work w = find_work(p, units, units.first);
         if (Output || group == 0 || w.segment > 0)
-            math_role<T, L>(p, w, smem, ring, staging, StagedRecords{});
-        else  // the first segment starts from the row's own state: no transition
+            math_role<T, L>(p, units, smem, ring, staging, StagedRecords{});
+        else if (!w.skip)  // the first segment starts from the row's own state: no transition
             for (int c = 0; c < w.chunks; ++c, ring.advance())
-                if (ring.wait_filled(), threadIdx.x % 32 == 0) ring.release();
+                if (ring.wait_filled(), threadIdx.x % 32 == 0) release_stage<L>(ring);
     } else {
-        if constexpr (Math == 2) asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+        if constexpr (Math == 2) asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
         if (warp == 4 * Math)
-            load_role<L>(p, w, smem, ring, tail);
+            load_role<L>(p, units, smem, ring, tail);
         else if (Output && group < Math)
-            store_role<L>(p, w, smem, staging, group);
+            store_role<L>(p, units, smem, staging, group);
+    }
+    if constexpr (L::kCluster) {
+        __syncwarp();
+        sync_cluster();  // the other block may still arrive here
     }
 }
 
 }  // namespace
 }  // namespace fqla::sm90
 
-#define FQLA_FORWARD(name, T, math)                                                                                                                      \
-    extern "C" __global__ void __launch_bounds__(fqla::ForwardLayout<math, true>::kThreads, 1) name(const __grid_constant__ fqla::Sm90ForwardParams p) { \
-        fqla::sm90::recur<fqla::sm90::T, math, true>(p);                                                                                                 \
+#define FQLA_FORWARD(name, T, math, cluster)                                                           \
+    extern "C" __global__ void cluster __launch_bounds__(fqla::ForwardLayout<math, true>::kThreads, 1) \
+        name(const __grid_constant__ fqla::Sm90ForwardParams p) {                                      \
+        fqla::sm90::recur<fqla::sm90::T, math, true>(p);                                               \
     }
-FQLA_FORWARD(gdn_forward_bf16_v64, Bf16, 1)
-FQLA_FORWARD(gdn_forward_bf16_v128, Bf16, 2)
-FQLA_FORWARD(gdn_forward_f16_v64, F16, 1)
-FQLA_FORWARD(gdn_forward_f16_v128, F16, 2)
+FQLA_FORWARD(gdn_forward_bf16_v64, Bf16, 1, __cluster_dims__(2, 1, 1))
+FQLA_FORWARD(gdn_forward_bf16_v128, Bf16, 2, )
+FQLA_FORWARD(gdn_forward_f16_v64, F16, 1, __cluster_dims__(2, 1, 1))
+FQLA_FORWARD(gdn_forward_f16_v128, F16, 2, )
 
 // Summaries of all segments but a row's last: where the state of a segment ends if it starts from zero (the first: from the row's state), and its
 // transition. A block does 64 rows of V beside 64 columns of the transition: the same work, the latter with V = 0 from the identity.
-#define FQLA_SUMMARY(name, T)                                                                                                                          \
-    extern "C" __global__ void __launch_bounds__(fqla::ForwardLayout<2, false>::kThreads, 1) name(const __grid_constant__ fqla::Sm90ForwardParams p) { \
-        fqla::sm90::recur<fqla::sm90::T, 2, false>(p);                                                                                                 \
+#define FQLA_SUMMARY(name, T)                                                                                          \
+    extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(fqla::ForwardLayout<2, false>::kThreads, 1) \
+        name(const __grid_constant__ fqla::Sm90ForwardParams p) {                                                      \
+        fqla::sm90::recur<fqla::sm90::T, 2, false>(p);                                                                 \
     }
 FQLA_SUMMARY(gdn_summary_bf16, Bf16)
 FQLA_SUMMARY(gdn_summary_f16, F16)

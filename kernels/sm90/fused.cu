@@ -2,7 +2,7 @@
 //
 // A cluster of two blocks has a value head, each block 64 rows of V (the math role of recurrence.cuh). The solve does not depend on V, so the
 // blocks take turns: the first solves the even chunks, the second the odd ones, and each hands its record (17 KB) to the other through shared
-// memory. H100, 2026-11-23: 2.04 us a chunk, 32768 tokens; the recurrence alone takes 1.0 us, so a solve's latency (twice that) is what it waits for.
+// memory. A block so has two chunks' time for a solve. Gates and Gamma are made behind the products, which do not need them.
 //
 //   role               registers  step (event it waits for -> event it announces)
 //   load, a warp       24         q, k, v of a chunk               (stage free -> stage filled)
@@ -29,16 +29,16 @@ struct PairEvents {
     __device__ __forceinline__ uint32_t record_free() const { return base + 16; }  // of the slot that this block solves
 };
 
-// The math role's side of the records.
+// The math role's side of the records; c counts the chunks of all units.
 struct PairRecords {
     PairEvents events;
-    int rank, chunks;
+    int rank;
 
     __device__ __forceinline__ void wait(int c) const {
         const int slot = c & 1;
+        // The record of the other block may have come already: a barrier's byte count may run ahead of what is expected.
+        if (threadIdx.x == 0 && slot != rank) barrier_expect(events.solved(slot), kRecordBytes);
         barrier_wait(events.solved(slot), (c >> 1) & 1);
-        // the other block's next record for this slot may come from now on
-        if (threadIdx.x == 0 && slot != rank && c + 2 < chunks) barrier_expect(events.solved(slot), kRecordBytes);
     }
     __device__ __forceinline__ void release(int c) const { remote_arrive(remote_address(events.record_free(), c & 1)); }
 };
@@ -51,7 +51,7 @@ __device__ __forceinline__ float load_token(const SolveForms& f, const Work& w, 
 }
 
 template <class T>
-__device__ __forceinline__ void solve_role(const Sm90FusedParams& p, const Work& w, uint32_t smem, Ring<Pair::kStages> ring, const PairEvents& events,
+__device__ __forceinline__ void solve_role(const Sm90FusedParams& p, const Units& units, uint32_t smem, Ring<Pair::kStages> ring, const PairEvents& events,
                                            int rank) {
     const Thread me = thread_of_warpgroup();
     const bool leader = me.warp == 0 && me.lane == 0;
@@ -68,47 +68,60 @@ __device__ __forceinline__ void solve_role(const Sm90FusedParams& p, const Work&
                smem + Pair::kNorms};
     const uint32_t there = remote_address(record, rank ^ 1), solved_there = remote_address(events.solved(rank), rank ^ 1);
     clear_upper(at, me);
-    float raw = load_token(p.forms, w, rank);
+    int done = 0;  // chunks, of all units
 #pragma unroll 1
-    for (int c = 0; c < w.chunks; ++c, ring.advance()) {
-        ring.wait_filled();
-        if ((c & 1) != rank) {
-            if (me.lane == 0) ring.release();
-            continue;
-        }
-        const int64_t left = w.tokens.length - static_cast<int64_t>(c) * kChunk;
-        {
-            const int token = threadIdx.x % kChunk;
-            const bool is_beta = threadIdx.x % 128 >= kChunk;
-            const float y = is_beta ? beta_of(p.forms, raw) : log2_gate(p.forms, raw, w.head);
-            store_shared_f((is_beta ? at.betas : at.gates) + token * 4, token < left ? y : 0.f);
-            raw = load_token(p.forms, w, c + 2);
-        }
-        float kk[32], qk[32];
-        at.k = smem + ring.stage() * Pair::kStageBytes + Pair::kK, at.q = smem + ring.stage() * Pair::kStageBytes + Pair::kQ;
-        multiply_keys<T>(p.forms, at, me, left < kChunk ? static_cast<int>(left) : kChunk, kk, qk);
-        if (me.lane == 0) ring.release();
-        const FactorPair factors = sum_gates(p.forms, at, me);
-        uint32_t scores[16];
+    for (int64_t unit = units.first; unit < units.count; unit += units.step) {
+        const Work w = find_work(p.forward, units, unit);
+        if (w.skip) continue;
+        float raw = load_token(p.forms, w, (done & 1) == rank ? 0 : 1);
+#pragma unroll 1
+        for (int c = 0; c < w.chunks; ++c, ++done, ring.advance()) {
+            ring.wait_filled();
+            if ((done & 1) != rank) {
+                if (me.lane == 0) release_stage<Pair>(ring);
+                continue;
+            }
+            const int64_t left = w.tokens.length - static_cast<int64_t>(c) * kChunk;
+            {
+                const int token = threadIdx.x % kChunk;
+                const bool is_beta = threadIdx.x % 128 >= kChunk;
+                const float y = is_beta ? beta_of(p.forms, raw) : log2_gate(p.forms, raw, w.head);
+                store_shared_f((is_beta ? at.betas : at.gates) + token * 4, token < left ? y : 0.f);
+                raw = load_token(p.forms, w, c + 2);
+            }
+            float kk[32], qk[32];
+            at.k = smem + ring.stage() * Pair::kStageBytes + Pair::kK, at.q = smem + ring.stage() * Pair::kStageBytes + Pair::kQ;
+            sync_threads(kSolveBarrier, 128);  // gates and betas are there
+            begin_products<T>(at, kk, qk);
+            if (p.forms.qk_norm) {
+                measure_norms(at, p.forms.eps, threadIdx.x % 128, T{});
+                sync_threads(kSolveBarrier, 128);
+            }
+            const FactorPair factors = sum_gates(p.forms, at, me);
+            const RowGates gates = prepare_rows(at, me);
+            finish_products<T>(p.forms, at, me, left < kChunk ? static_cast<int>(left) : kChunk, kk, qk);
+            if (me.lane == 0) release_stage<Pair>(ring);
+            uint32_t scores[16];
 #pragma unroll
-        for (int i = 0; i < 16; ++i) scores[i] = 0;
-        gate_rows<T>(at, me, kk, qk, [&](int b, const uint32_t* s) {
+            for (int i = 0; i < 16; ++i) scores[i] = 0;
+            gate_rows<T>(at, me, gates, kk, qk, [&](int b, const uint32_t* s) {
 #pragma unroll
-            for (int i = 0; i < 4; ++i) scores[4 * b + i] = s[i];
-        });
-        invert_diagonal(at, me);
-        sync_threads(kSolveBarrier, 128);
-        barrier_wait_cluster(events.record_free(), ((c >> 1) & 1) ^ 1);
-        store_factors(at, me, factors);
+                for (int i = 0; i < 4; ++i) scores[4 * b + i] = s[i];
+            });
+            invert_diagonal(at, me);
+            sync_threads(kSolveBarrier, 128);
+            barrier_wait(events.record_free(), ((done >> 1) & 1) ^ 1);
+            store_factors(at, me, factors);
 #pragma unroll
-        for (int b = 0; b < 4; ++b)
-            if (b <= me.warp) store_scores(at, me, b, scores + 4 * b);
-        merge_column<T>(at, me, me.warp);
-        fence_to_async();
-        sync_threads(kSolveBarrier, 128);
-        if (leader) {
-            barrier_arrive(events.solved(rank));
-            push_bytes(there, record, kRecordBytes, solved_there);
+            for (int b = 0; b < 4; ++b)
+                if (b <= me.warp) store_scores(at, me, b, scores + 4 * b);
+            merge_columns<T>(at, me);
+            fence_to_async();
+            sync_threads(kSolveBarrier, 128);
+            if (leader) {
+                barrier_arrive(events.solved(rank));
+                push_bytes(there, record, kRecordBytes, solved_there);
+            }
         }
     }
 }
@@ -120,33 +133,32 @@ __device__ __forceinline__ void fuse(const Sm90FusedParams& p) {
     Ring<Pair::kStages> ring(smem + Pair::kBarriers);
     const Ring<1> staging(tail + 8);
     const PairEvents events{tail + 24};
-    const Work w = find_work(p.forward, 2, 1);
-    const int rank = __shfl_sync(~0u, w.part, 0);
-    if (row_slots(p.forward.state, w.row).skip) return clear_output(p.forward, w, 64);
+    // Any number of clusters serves: they take units in turn.
+    const Units units{blockIdx.x / 2, static_cast<int64_t>(p.forward.rows.count) * p.forward.value_heads, gridDim.x / 2, static_cast<int>(blockIdx.x % 2), 1};
+    const int rank = __shfl_sync(~0u, units.part, 0);
     if (threadIdx.x == 0) {
-        ring.init(1, 8);  // math and solve warps
+        ring.init(1, 16);  // math and solve warps of both blocks
         barrier_init(tail, 1);
         staging.init(4, 1);
         barrier_init(events.solved(0), 1), barrier_init(events.solved(1), 1), barrier_init(events.record_free(), 8);
         barrier_init_fence();
-        if (w.chunks > (rank ^ 1)) barrier_expect(events.solved(rank ^ 1), kRecordBytes);
     }
     __syncthreads();
     sync_cluster();
     const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
     if (warp < 4) {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
-        PairRecords records{events, rank, w.chunks};
-        math_role<T, Pair>(p.forward, w, smem, ring, staging, records);
+        PairRecords records{events, rank};
+        math_role<T, Pair>(p.forward, units, smem, ring, staging, records);
     } else if (warp < 8) {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
-        solve_role<T>(p, w, smem, ring, events, rank);
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
+        solve_role<T>(p, units, smem, ring, events, rank);
     } else {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
         if (warp == 8)
-            load_role<Pair>(p.forward, w, smem, ring, tail);
+            load_role<Pair>(p.forward, units, smem, ring, tail);
         else if (warp == 9)
-            store_role<Pair>(p.forward, w, smem, staging, 0);
+            store_role<Pair>(p.forward, units, smem, staging, 0);
     }
     __syncwarp();
     sync_cluster();  // the other block may still write here

@@ -35,18 +35,9 @@ __device__ __forceinline__ uint32_t remote_address(uint32_t address, uint32_t ra
     asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(r) : "r"(address), "r"(rank));
     return r;
 }
-__device__ __forceinline__ void remote_arrive(uint32_t bar) {
-    asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(bar) : "memory");
-}
-// As barrier_wait, for arrivals from the other blocks.
-__device__ __forceinline__ void barrier_wait_cluster(uint32_t bar, uint32_t parity) {
-    asm volatile(
-        "{\n.reg .pred done;\n"
-        "again: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
-        "@!done bra again;\n}" ::"r"(bar),
-        "r"(parity)
-        : "memory");
-}
+// Says that this warp has read what the other block may now overwrite. Not .release.cluster: that is a fence of the whole GPU in front (MEMBAR.ALL.GPU),
+// and no written data is handed over here.
+__device__ __forceinline__ void remote_arrive(uint32_t bar) { asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(bar) : "memory"); }
 __device__ __forceinline__ void sync_cluster() { asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 
 // Shared memory written by ordinary stores becomes readable by wgmma and the copy engine (each writer calls it, then a barrier).

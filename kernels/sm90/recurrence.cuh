@@ -17,15 +17,27 @@ struct Work {
     int chunks;
     int segment;
     bool last;  // of the row
+    bool skip;  // its state is PAD: outputs are zeroed, nothing else is done
 };
 
+// The units (row, segment, value head; heads fastest) that a block goes through, and its part of each. Every role walks the same list, each as far ahead
+// as its events let it, so that a block that has several units never drains between them.
+struct Units {
+    int64_t first, count, step;
+    int part, segments;
+};
+__device__ __forceinline__ Units one_unit(int parts, int segments) {
+    const int64_t unit = blockIdx.x / parts;
+    return {unit, unit + 1, 1, static_cast<int>(blockIdx.x - unit * parts), segments};
+}
+
 // The first segment may be longer than the others; a row's last one takes what is left.
-__device__ __forceinline__ Work find_work(const Sm90ForwardParams& p, int parts, int segments) {
+__device__ __forceinline__ Work find_work(const Sm90ForwardParams& p, const Units& units, int64_t unit) {
     Work w{};
-    int64_t unit = blockIdx.x;
-    w.part = static_cast<int>(unit % parts), unit /= parts;
+    w.part = units.part;
     w.head = static_cast<int>(unit % p.value_heads), unit /= p.value_heads;
-    w.segment = static_cast<int>(unit % segments), w.row = unit / segments;
+    w.segment = static_cast<int>(unit % units.segments), w.row = unit / units.segments;
+    w.skip = row_slots(p.state, w.row).skip;
     w.tokens = row_tokens(p.rows, w.row);
     const int64_t all = chunks_of(w.tokens.length);
     int64_t end = all;
@@ -35,8 +47,8 @@ __device__ __forceinline__ Work find_work(const Sm90ForwardParams& p, int parts,
         if (end > all) end = all;
         if (w.first > all) w.first = all;
     }
+    w.last = end == all && (end > w.first || w.segment == 0);
     w.chunks = __shfl_sync(~0u, static_cast<int>(end - w.first), 0);  // a trip count that ptxas sees to be uniform
-    w.last = end == all && (w.chunks > 0 || w.segment == 0);
     return w;
 }
 
@@ -73,10 +85,19 @@ __device__ __forceinline__ void store_state(const float (&S)[64], const Sm90Forw
     }
 }
 
-// Load role: fills stages for the chunks in order. Behind the end of a row cut by offsets a box holds other rows' tokens: that one chunk
-// lands on a barrier of its own and is announced after k and v have been zeroed there.
+// The state after chunk c, if the caller wants it there (intervals are multiples of a chunk).
+__device__ __forceinline__ void store_checkpoint(const float (&S)[64], const Sm90ForwardParams& p, const Work& w, int c, StateAt at) {
+    const int64_t tokens = (w.first + c + 1) * kChunk;
+    if (tokens > w.tokens.length) return;
+    const int64_t slot = checkpoint_slot(p.state, w.row, tokens);
+    if (slot != kNoSlot) store_state(S, p, slot, w.head, at);
+}
+
+// Fills stages for the chunks of a unit, in order. Behind the end of a row cut by offsets a box holds other rows' tokens: that one chunk lands on a
+// barrier of its own and is announced after k and v have been zeroed there.
 template <class L>
-__device__ __forceinline__ void load_role(const Sm90ForwardParams& p, const Work& w, uint32_t smem, Ring<L::kStages> ring, uint32_t tail) {
+__device__ __forceinline__ void load_chunks(const Sm90ForwardParams& p, const Work& w, uint32_t smem, Ring<L::kStages>& ring, uint32_t tail,
+                                            uint32_t& tail_phase) {
     const int lane = threadIdx.x % 32;
     const int key_head = p.head_map == FLASHQLA_HEADS_TILED ? w.head % p.key_heads : w.head / (p.value_heads / p.key_heads);
     const int n = p.rows.offsets ? 0 : static_cast<int>(w.row);
@@ -91,22 +112,36 @@ __device__ __forceinline__ void load_role(const Sm90ForwardParams& p, const Work
             const uint32_t bar = ragged ? tail : ring.filled();
             const int t = static_cast<int>(token + w.tokens.begin);
             barrier_expect(bar, L::kStageBytes + (L::kPair ? 0 : ChunkRecord::kFactorBytes));
-            load_box(at + L::kK, p.k, 0, key_head, t, n, bar);
-            load_box(at + L::kK + kTileBytes, p.k, 64, key_head, t, n, bar);
-            if (L::kOutput) {
-                load_box(at + L::kQ, p.q, 0, key_head, t, n, bar);
-                load_box(at + L::kQ + kTileBytes, p.q, 64, key_head, t, n, bar);
+            // A pair shares all but v: each block brings one half of k and q and one tile, to both.
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                if constexpr (!L::kCluster) {
+                    load_box(at + L::kK + half * kTileBytes, p.k, 64 * half, key_head, t, n, bar);
+                    if (L::kOutput) load_box(at + L::kQ + half * kTileBytes, p.q, 64 * half, key_head, t, n, bar);
+                } else if (half == w.part) {
+                    load_box_pair(at + L::kK + half * kTileBytes, p.k, 64 * half, key_head, t, n, bar);
+                    if (L::kOutput) load_box_pair(at + L::kQ + half * kTileBytes, p.q, 64 * half, key_head, t, n, bar);
+                }
             }
 #pragma unroll
             for (int m = 0; m < L::kValueTiles; ++m) load_box(at + L::kV + m * kTileBytes, p.v, 64 * (w.part * L::kValueTiles + m), w.head, t, n, bar);
             if constexpr (!L::kPair) {
-                load_bytes(smem + L::kFactors + ring.stage() * 1152, record + ChunkRecord::kFactors, ChunkRecord::kFactorBytes, bar);
-                load_bytes(at + L::kSolve, record + ChunkRecord::kSolve, kTileBytes, bar);
-                if (L::kOutput) load_bytes(at + L::kScores, record + ChunkRecord::kScores, kTileBytes, bar);
+                const uint32_t factors = smem + L::kFactors + ring.stage() * 1152;
+                if constexpr (!L::kCluster) {
+                    load_bytes(factors, record + ChunkRecord::kFactors, ChunkRecord::kFactorBytes, bar);
+                    load_bytes(at + L::kSolve, record + ChunkRecord::kSolve, kTileBytes, bar);
+                    if (L::kOutput) load_bytes(at + L::kScores, record + ChunkRecord::kScores, kTileBytes, bar);
+                } else if (w.part == 0) {
+                    load_bytes_pair(factors, record + ChunkRecord::kFactors, ChunkRecord::kFactorBytes, bar);
+                    load_bytes_pair(at + L::kSolve, record + ChunkRecord::kSolve, kTileBytes, bar);
+                } else if (L::kOutput) {
+                    load_bytes_pair(at + L::kScores, record + ChunkRecord::kScores, kTileBytes, bar);
+                }
             }
         }
         if (ragged) {
-            barrier_wait(tail, 0);
+            barrier_wait(tail, tail_phase);
+            tail_phase ^= 1;
             for (int piece = static_cast<int>(left) * 8 + lane; piece < kChunk * 8; piece += 32) {
                 store_shared_zero16(at + L::kK + 16 * piece), store_shared_zero16(at + L::kK + kTileBytes + 16 * piece);
 #pragma unroll
@@ -119,28 +154,60 @@ __device__ __forceinline__ void load_role(const Sm90ForwardParams& p, const Work
     }
 }
 
+// Load role.
+template <class L>
+__device__ __forceinline__ void load_role(const Sm90ForwardParams& p, const Units& units, uint32_t smem, Ring<L::kStages> ring, uint32_t tail) {
+    uint32_t tail_phase = 0;
+    for (int64_t unit = units.first; unit < units.count; unit += units.step) {
+        const Work w = find_work(p, units, unit);
+        if (!w.skip) load_chunks<L>(p, w, smem, ring, tail, tail_phase);
+    }
+}
+// The output of a unit's rows that are skipped: zeros, by one warp.
+__device__ __forceinline__ void clear_output(const Sm90ForwardParams& p, const Work& w, int v) {
+    const int64_t begin = w.first * kChunk, end = begin + static_cast<int64_t>(w.chunks) * kChunk,
+                  tokens = (end < w.tokens.length ? end : w.tokens.length) - begin;
+    for (int64_t i = threadIdx.x % 32; i < tokens * 8; i += 32) {
+        uint16_t* to = static_cast<uint16_t*>(p.out.data) + element_offset(p.out, w.row, w.tokens, begin + i / 8, w.head) + v + i % 8 * 8;
+        *reinterpret_cast<uint4*>(to) = make_uint4(0, 0, 0, 0);
+    }
+}
+
 // Store role: a full chunk leaves by the copy engine, a row's ragged end by predicated stores.
 template <class L>
-__device__ __forceinline__ void store_role(const Sm90ForwardParams& p, const Work& w, uint32_t smem, Ring<1> staging, int group) {
-    const int lane = threadIdx.x % 32, v = 64 * (w.part * L::kMath + group), n = p.rows.offsets ? 0 : static_cast<int>(w.row);
+__device__ __forceinline__ void store_role(const Sm90ForwardParams& p, const Units& units, uint32_t smem, Ring<1> staging, int group) {
+    const int lane = threadIdx.x % 32, v = 64 * (units.part * L::kMath + group);
     const uint32_t from = smem + L::kOut + group * kTileBytes;
-    if (w.chunks == 0) return;
-    for (int c = -1; c < w.chunks; ++c, staging.advance()) {  // the first filling, before any output is there, is empty
-        const int64_t token = (w.first + c) * kChunk, left = w.tokens.length - token;
-        staging.wait_filled();
-        if (c >= 0 && left >= kChunk) {
-            if (lane == 0) {
-                store_box(p.o, from, v, w.head, static_cast<int>(token + w.tokens.begin), n);
-                commit_stores();
-                wait_stores_read();
-            }
-        } else if (c >= 0) {
-            uint16_t* to = static_cast<uint16_t*>(p.out.data) + element_offset(p.out, w.row, w.tokens, token, w.head) + v;
-            for (int i = lane; i < left * 8; i += 32)
-                *reinterpret_cast<uint4*>(to + i / 8 * p.out.token + i % 8 * 8) = load_shared_u4(from + swizzled(i / 8, i % 8));
-        }
+    bool fresh = true;
+    auto give_back = [&] {
         __syncwarp();
         if (lane == 0) staging.release();
+        staging.advance();
+    };
+    for (int64_t unit = units.first; unit < units.count; unit += units.step) {
+        const Work w = find_work(p, units, unit);
+        const int n = p.rows.offsets ? 0 : static_cast<int>(w.row);
+        if (w.skip) {
+            clear_output(p, w, v);
+            continue;
+        }
+        for (int c = 0; c < w.chunks; ++c) {
+            if (fresh) staging.wait_filled(), give_back(), fresh = false;  // the first filling, before any output is there, is empty
+            const int64_t token = (w.first + c) * kChunk, left = w.tokens.length - token;
+            staging.wait_filled();
+            if (left >= kChunk) {
+                if (lane == 0) {
+                    store_box(p.o, from, v, w.head, static_cast<int>(token + w.tokens.begin), n);
+                    commit_stores();
+                    wait_stores_read();
+                }
+            } else {
+                uint16_t* to = static_cast<uint16_t*>(p.out.data) + element_offset(p.out, w.row, w.tokens, token, w.head) + v;
+                for (int i = lane; i < left * 8; i += 32)
+                    *reinterpret_cast<uint4*>(to + i / 8 * p.out.token + i % 8 * 8) = load_shared_u4(from + swizzled(i / 8, i % 8));
+            }
+            give_back();
+        }
     }
 }
 
@@ -158,6 +225,15 @@ __device__ __forceinline__ float2 factor(uint32_t factors, ChunkRecord::Factor w
     return load_shared_f2(factors + (which * kChunk + 8 * j + (threadIdx.x & 3) * 2) * 4);
 }
 
+// By one thread of a warp that has read its stage.
+template <class L>
+__device__ __forceinline__ void release_stage(const Ring<L::kStages>& ring) {
+    if constexpr (L::kCluster)
+        ring.release_in(0), ring.release_in(1);
+    else
+        ring.release();
+}
+
 // This warp's part of a chunk's output stands in staging.
 __device__ __forceinline__ void announce_output(Ring<1>& staging) {
     fence_to_async();
@@ -166,172 +242,175 @@ __device__ __forceinline__ void announce_output(Ring<1>& staging) {
     staging.advance();
 }
 
-// Math role: 64 rows of V through all chunks of the work. `records` tells when a chunk's record is there (a fused pair; else it comes with the stage).
+// Math role: 64 rows of V through all chunks of the units. `records` tells when a chunk's record is there (a fused pair; else it comes with the stage).
 template <class T, class L, class Records>
-__device__ __forceinline__ void math_role(const Sm90ForwardParams& p, const Work& w, uint32_t smem, Ring<L::kStages> ring, Ring<1> staging, Records records) {
+__device__ __forceinline__ void math_role(const Sm90ForwardParams& p, const Units& units, uint32_t smem, Ring<L::kStages> ring, Ring<1> staging,
+                                          Records records) {
     constexpr bool Output = L::kOutput;
     const int group = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
-    const int v_first = 64 * (w.part * L::kValueTiles + (Output ? group : 0));
+    const int v_first = 64 * (units.part * L::kValueTiles + (Output ? group : 0));
     const bool is_map = !Output && group == 1;  // this warpgroup of a summary makes the transition: no values, from the identity
     const StateAt mine{v_first + 16 * warp + lane / 4, 2 * (lane % 4)};
-    const RowSlots slots = row_slots(p.state, w.row);
     const uint32_t out_at = smem + L::kOut + group * kTileBytes + ((lane >> 4) * 8 + (lane & 7)) * 128 + (((2 * warp + ((lane >> 3) & 1)) ^ (lane & 7)) << 4);
 
     float S[64];
     uint32_t Sb[32], xb[16], ub[16], us[16], ob[16] = {};  // ob: the chunk before's output
-#pragma unroll
-    for (int i = 0; i < 64; ++i) S[i] = 0.f;
-    if (is_map) {
-#pragma unroll
-        for (int i = 0; i < 64; ++i) S[i] = mine.v0 + 8 * ((i >> 1) & 1) == mine.k0 + 8 * (i >> 2) + (i & 1) ? 1.f : 0.f;
-    } else if (w.segment > 0) {
-        if constexpr (Output) {
-            const float* from = segment_matrix(p.segment_states, p, w, w.segment - 1);
-#pragma unroll
-            for (int i = 0; i < 32; ++i) {
-                const float2 x = *reinterpret_cast<const float2*>(from + (mine.v0 + 8 * (i & 1)) * kHeadDim + mine.k0 + 8 * (i >> 1));
-                S[2 * i] = x.x, S[2 * i + 1] = x.y;
-            }
-        }
-    } else if (slots.read != kNoSlot) {
-        load_state(S, p, slots.read, w.head, mine);
-    }
-#pragma unroll
-    for (int i = 0; i < 32; ++i) Sb[i] = pack(T{}, S[2 * i], S[2 * i + 1]);
-
     const uint32_t v_at =
         L::kV + (Output ? group : 0) * kTileBytes + ((lane >> 4) * 8 + (lane & 7)) * 128 + (((2 * warp + ((lane >> 3) & 1)) ^ (lane & 7)) << 4);
+    int done = 0;  // chunks, of all units
 #pragma unroll 1
-    for (int c = 0; c < w.chunks; ++c, ring.advance()) {
-        ring.wait_filled();
-        records.wait(c);
-        const uint32_t at = smem + ring.stage() * L::kStageBytes, record = smem + L::kRecords + (c & 1) * L::kRecordStride;
-        const uint32_t solve = L::kPair ? record + ChunkRecord::kSolve : at + L::kSolve, scores = L::kPair ? record + ChunkRecord::kScores : at + L::kScores;
-        const uint32_t factors = L::kPair ? record + ChunkRecord::kFactors : smem + L::kFactors + ring.stage() * 1152;
-        // Y^T = S^T K^T; between: beta V^T
-        float u[32], o[32], x[32];
-        float2 read_k[8], f[8];
-        pin(Sb), mma_begin();
+    for (int64_t unit = units.first; unit < units.count; unit += units.step) {
+        const Work w = find_work(p, units, unit);
+        if (w.skip) continue;
+        const RowSlots slots = row_slots(p.state, w.row);
 #pragma unroll
-        for (int s = 0; s < 4; ++s) {
-            multiply_state<T>(2 * s, u, Sb, at + L::kK);
-            uint32_t v[4];
-            load_matrices_across(v, at + v_at + s * 2048);
-            const float2 b0 = factor(factors, ChunkRecord::beta, 2 * s), b1 = factor(factors, ChunkRecord::beta, 2 * s + 1);
-            multiply_state<T>(2 * s + 1, u, Sb, at + L::kK);
+        for (int i = 0; i < 64; ++i) S[i] = 0.f;
+        if (is_map) {
 #pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                const float2 y = unpack(T{}, is_map ? 0u : v[i]);
-                x[8 * s + 2 * i] = (i < 2 ? b0.x : b1.x) * y.x, x[8 * s + 2 * i + 1] = (i < 2 ? b0.y : b1.y) * y.y;
+            for (int i = 0; i < 64; ++i) S[i] = mine.v0 + 8 * ((i >> 1) & 1) == mine.k0 + 8 * (i >> 2) + (i & 1) ? 1.f : 0.f;
+        } else if (w.segment > 0) {
+            if constexpr (Output) {
+                const float* from = segment_matrix(p.segment_states, p, w, w.segment - 1);
+#pragma unroll
+                for (int i = 0; i < 32; ++i) {
+                    const float2 x = *reinterpret_cast<const float2*>(from + (mine.v0 + 8 * (i & 1)) * kHeadDim + mine.k0 + 8 * (i >> 1));
+                    S[2 * i] = x.x, S[2 * i + 1] = x.y;
+                }
             }
+        } else if (slots.read != kNoSlot) {
+            load_state(S, p, slots.read, w.head, mine);
         }
-        mma_commit();
-        pin(x);
-        const float decay = load_shared_f(factors + 4 * kChunk * 4);
-        if constexpr (Output) {
-            staging.wait_free();  // and a block boundary, across which ptxas does not sink the products above
-            // O^T = S^T Q^T, in halves that keep the tensor cores busy while X and U are made; between: the chunk before's output
-            mma_begin();
-#pragma unroll
-            for (int s = 0; s < 4; ++s) {
-                multiply_state<T>(s, o, Sb, at + L::kQ);
-                store_matrices_across(out_at + s * 2048, ob + 4 * s);
-                read_k[2 * s] = factor(factors, ChunkRecord::read_k, 2 * s), read_k[2 * s + 1] = factor(factors, ChunkRecord::read_k, 2 * s + 1);
-            }
-            mma_commit();
-            announce_output(staging);
-            mma_wait<1>();
-        } else {
-#pragma unroll
-            for (int j = 0; j < 8; ++j) read_k[j] = factor(factors, ChunkRecord::read_k, j);
-            ring.wait_filled();  // known to be so: the block boundary
-            mma_wait<0>();
-        }
-        pin(u);
-        // X^T = beta V^T - read_k Y^T
-#pragma unroll
-        for (int i = 0; i < 16; ++i) {
-            u[2 * i] = x[2 * i] - read_k[i / 2].x * u[2 * i];
-            u[2 * i + 1] = x[2 * i + 1] - read_k[i / 2].y * u[2 * i + 1];
-            xb[i] = pack(T{}, u[2 * i], u[2 * i + 1]);
-        }
-        // U^T = X^T + X^T strict(A)^T
-        pin(u), pin(xb), mma_begin();
-#pragma unroll
-        for (int s = 0; s < 4; ++s) {
-            mma_n64(T{}, u, xb + 4 * s, tile_descriptor(solve + s * 32), true);
-#pragma unroll
-            for (int i = 0; i < 16; ++i) S[16 * s + i] *= decay;
-        }
-        mma_commit();
-        if constexpr (Output) {
-            mma_begin();
-#pragma unroll
-            for (int s = 4; s < 8; ++s) multiply_state<T>(s, o, Sb, at + L::kQ);
-            mma_commit();
-        }
-#pragma unroll
-        for (int j = 0; j < 8; ++j) f[j] = factor(factors, ChunkRecord::write_k, j);
-        if constexpr (Output)
-            mma_wait<1>();
-        else
-            mma_wait<0>();
-        pin(u);
-#pragma unroll
-        for (int i = 0; i < 16; ++i) us[i] = pack(T{}, u[2 * i] * f[i / 2].x, u[2 * i + 1] * f[i / 2].y);
-        // S^T = decay S^T + (write_k U^T) K
-        pin(S), pin(us), mma_begin();
-#pragma unroll
-        for (int s = 0; s < 4; ++s) mma_n128_columns(T{}, S, us + 4 * s, tile_descriptor(at + L::kK + s * 2048, kTileBytes));
-        mma_commit();
-        if constexpr (Output) {
-            // O^T = read_q O^T + U^T P^T
-#pragma unroll
-            for (int i = 0; i < 16; ++i) ub[i] = pack(T{}, u[2 * i], u[2 * i + 1]);
-#pragma unroll
-            for (int j = 0; j < 8; ++j) f[j] = factor(factors, ChunkRecord::read_q, j);
-            mma_wait<1>(), pin(o);
-#pragma unroll
-            for (int i = 0; i < 16; ++i) o[2 * i] *= f[i / 2].x, o[2 * i + 1] *= f[i / 2].y;
-            pin(o), pin(ub), mma_begin();
-#pragma unroll
-            for (int s = 0; s < 4; ++s) mma_n64(T{}, o, ub + 4 * s, tile_descriptor(scores + s * 32), true);
-            mma_commit();
-            mma_wait<1>();
-        } else
-            mma_wait<0>();
-        pin(S);
 #pragma unroll
         for (int i = 0; i < 32; ++i) Sb[i] = pack(T{}, S[2 * i], S[2 * i + 1]);
-        if constexpr (Output) {  // nothing in flight over the back edge, or ptxas serialises (C7514)
-            mma_wait<0>(), pin(o);
+
+#pragma unroll 1
+        for (int c = 0; c < w.chunks; ++c, ++done, ring.advance()) {
+            ring.wait_filled();
+            records.wait(done);
+            const uint32_t at = smem + ring.stage() * L::kStageBytes, record = smem + L::kRecords + (done & 1) * L::kRecordStride;
+            const uint32_t solve = L::kPair ? record + ChunkRecord::kSolve : at + L::kSolve,
+                           scores = L::kPair ? record + ChunkRecord::kScores : at + L::kScores;
+            const uint32_t factors = L::kPair ? record + ChunkRecord::kFactors : smem + L::kFactors + ring.stage() * 1152;
+            // Y^T = S^T K^T; between: beta V^T
+            float u[32], o[32], x[32];
+            float2 read_k[8], f[8];
+            pin(Sb), mma_begin();
 #pragma unroll
-            for (int i = 0; i < 16; ++i) ob[i] = pack(T{}, o[2 * i], o[2 * i + 1]);
+            for (int s = 0; s < 4; ++s) {
+                multiply_state<T>(2 * s, u, Sb, at + L::kK);
+                uint32_t v[4];
+                load_matrices_across(v, at + v_at + s * 2048);
+                const float2 b0 = factor(factors, ChunkRecord::beta, 2 * s), b1 = factor(factors, ChunkRecord::beta, 2 * s + 1);
+                multiply_state<T>(2 * s + 1, u, Sb, at + L::kK);
+#pragma unroll
+                for (int i = 0; i < 4; ++i) {
+                    const float2 y = unpack(T{}, is_map ? 0u : v[i]);
+                    x[8 * s + 2 * i] = (i < 2 ? b0.x : b1.x) * y.x, x[8 * s + 2 * i + 1] = (i < 2 ? b0.y : b1.y) * y.y;
+                }
+            }
+            mma_commit();
+            pin(x);
+            const float decay = load_shared_f(factors + 4 * kChunk * 4);
+            if constexpr (Output) {
+                staging.wait_free();  // and a block boundary, across which ptxas does not sink the products above
+                // O^T = S^T Q^T, in halves that keep the tensor cores busy while X and U are made; between: the chunk before's output
+                mma_begin();
+#pragma unroll
+                for (int s = 0; s < 4; ++s) {
+                    multiply_state<T>(s, o, Sb, at + L::kQ);
+                    store_matrices_across(out_at + s * 2048, ob + 4 * s);
+                    read_k[2 * s] = factor(factors, ChunkRecord::read_k, 2 * s), read_k[2 * s + 1] = factor(factors, ChunkRecord::read_k, 2 * s + 1);
+                }
+                mma_commit();
+                announce_output(staging);
+                mma_wait<1>();
+            } else {
+#pragma unroll
+                for (int j = 0; j < 8; ++j) read_k[j] = factor(factors, ChunkRecord::read_k, j);
+                ring.wait_filled();  // known to be so: the block boundary
+                mma_wait<0>();
+            }
+            pin(u);
+            // X^T = beta V^T - read_k Y^T
+#pragma unroll
+            for (int i = 0; i < 16; ++i) {
+                u[2 * i] = x[2 * i] - read_k[i / 2].x * u[2 * i];
+                u[2 * i + 1] = x[2 * i + 1] - read_k[i / 2].y * u[2 * i + 1];
+                xb[i] = pack(T{}, u[2 * i], u[2 * i + 1]);
+            }
+            // U^T = X^T + X^T strict(A)^T
+            pin(u), pin(xb), mma_begin();
+#pragma unroll
+            for (int s = 0; s < 4; ++s) {
+                mma_n64(T{}, u, xb + 4 * s, tile_descriptor(solve + s * 32), true);
+#pragma unroll
+                for (int i = 0; i < 16; ++i) S[16 * s + i] *= decay;
+            }
+            mma_commit();
+            if constexpr (Output) {
+                mma_begin();
+#pragma unroll
+                for (int s = 4; s < 8; ++s) multiply_state<T>(s, o, Sb, at + L::kQ);
+                mma_commit();
+            }
+#pragma unroll
+            for (int j = 0; j < 8; ++j) f[j] = factor(factors, ChunkRecord::write_k, j);
+            if constexpr (Output)
+                mma_wait<1>();
+            else
+                mma_wait<0>();
+            pin(u);
+#pragma unroll
+            for (int i = 0; i < 16; ++i) us[i] = pack(T{}, u[2 * i] * f[i / 2].x, u[2 * i + 1] * f[i / 2].y);
+            // S^T = decay S^T + (write_k U^T) K
+            pin(S), pin(us), mma_begin();
+#pragma unroll
+            for (int s = 0; s < 4; ++s) mma_n128_columns(T{}, S, us + 4 * s, tile_descriptor(at + L::kK + s * 2048, kTileBytes));
+            mma_commit();
+            if constexpr (Output) {
+                // O^T = read_q O^T + U^T P^T
+#pragma unroll
+                for (int i = 0; i < 16; ++i) ub[i] = pack(T{}, u[2 * i], u[2 * i + 1]);
+#pragma unroll
+                for (int j = 0; j < 8; ++j) f[j] = factor(factors, ChunkRecord::read_q, j);
+                mma_wait<1>(), pin(o);
+#pragma unroll
+                for (int i = 0; i < 16; ++i) o[2 * i] *= f[i / 2].x, o[2 * i + 1] *= f[i / 2].y;
+                pin(o), pin(ub), mma_begin();
+#pragma unroll
+                for (int s = 0; s < 4; ++s) mma_n64(T{}, o, ub + 4 * s, tile_descriptor(scores + s * 32), true);
+                mma_commit();
+                mma_wait<1>();
+            } else
+                mma_wait<0>();
+            pin(S);
+#pragma unroll
+            for (int i = 0; i < 32; ++i) Sb[i] = pack(T{}, S[2 * i], S[2 * i + 1]);
+            if constexpr (Output) {  // nothing in flight over the back edge, or ptxas serialises (C7514)
+                mma_wait<0>(), pin(o);
+#pragma unroll
+                for (int i = 0; i < 16; ++i) ob[i] = pack(T{}, o[2 * i], o[2 * i + 1]);
+            }
+            if (lane == 0) release_stage<L>(ring), records.release(done);
+            if constexpr (Output)
+                if (p.state.checkpoint_interval) store_checkpoint(S, p, w, c, mine);
         }
-        if (lane == 0) ring.release(), records.release(c);
+        if constexpr (Output) {
+            if (w.last && slots.write != kNoSlot) store_state(S, p, slots.write, w.head, mine);
+        } else {
+            float* to = segment_matrix(is_map ? p.segment_maps : p.segment_states, p, w, w.segment);
+#pragma unroll
+            for (int i = 0; i < 32; ++i)
+                *reinterpret_cast<float2*>(to + (mine.v0 + 8 * (i & 1)) * kHeadDim + mine.k0 + 8 * (i >> 1)) = {S[2 * i], S[2 * i + 1]};
+        }
     }
     if constexpr (Output) {
-        if (w.chunks > 0) {
+        if (done > 0) {
             staging.wait_free();
 #pragma unroll
             for (int s = 0; s < 4; ++s) store_matrices_across(out_at + s * 2048, ob + 4 * s);
             announce_output(staging);
         }
-        if (w.last && slots.write != kNoSlot) store_state(S, p, slots.write, w.head, mine);
-    } else {
-        float* to = segment_matrix(is_map ? p.segment_maps : p.segment_states, p, w, w.segment);
-#pragma unroll
-        for (int i = 0; i < 32; ++i) *reinterpret_cast<float2*>(to + (mine.v0 + 8 * (i & 1)) * kHeadDim + mine.k0 + 8 * (i >> 1)) = {S[2 * i], S[2 * i + 1]};
-    }
-}
-
-// Rows that are skipped: zeros.
-__device__ __forceinline__ void clear_output(const Sm90ForwardParams& p, const Work& w, int columns) {
-    const int pieces = columns / 8, first = w.part * columns;
-    const int64_t begin = w.first * kChunk, end = w.last ? w.tokens.length : begin + static_cast<int64_t>(w.chunks) * kChunk;
-    for (int64_t i = threadIdx.x; i < (end - begin) * pieces; i += blockDim.x) {
-        uint16_t* to = static_cast<uint16_t*>(p.out.data) + element_offset(p.out, w.row, w.tokens, begin + i / pieces, w.head) + first + i % pieces * 8;
-        *reinterpret_cast<uint4*>(to) = make_uint4(0, 0, 0, 0);
     }
 }
 

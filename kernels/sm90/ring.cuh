@@ -22,6 +22,8 @@ public:
     __device__ __forceinline__ void wait_free() const { barrier_wait(barriers_ + 8 * (Stages + stage_), phase_ ^ 1); }
     __device__ __forceinline__ void wait_filled() const { barrier_wait(filled(), phase_); }
     __device__ __forceinline__ void release() const { barrier_arrive(barriers_ + 8 * (Stages + stage_)); }
+    // The same stage in a block of the cluster, whose loads come here too.
+    __device__ __forceinline__ void release_in(uint32_t rank) const { remote_arrive(remote_address(barriers_ + 8 * (Stages + stage_), rank)); }
     __device__ __forceinline__ void advance() {
         if (++stage_ == Stages) stage_ = 0, phase_ ^= 1;
     }

@@ -61,9 +61,15 @@ __device__ __forceinline__ void solve(const Sm90SolveParams& p) {
     __syncthreads();
     barrier_wait(loaded, 0);
 
-    float kk[32] = {}, qk[32] = {};
+    float kk[32], qk[32];
     const int64_t left = at.tokens.length - token;
-    multiply_keys<T>(p.forms, place, me, left < kChunk ? static_cast<int>(left) : kChunk, kk, qk);
+    begin_products<T>(place, kk, qk);
+    if (p.forms.qk_norm) {
+        measure_norms(place, p.forms.eps, thread, T{});
+        __syncthreads();
+    }
+    finish_products<T>(p.forms, place, me, left < kChunk ? static_cast<int>(left) : kChunk, kk, qk);
+    __syncthreads();  // q and k have been read: their place is taken over
     clear_upper(place, me);
 #pragma unroll 1
     for (int i = 0; i < p.heads_per_block; ++i, place.gates += kChunk * 4, place.betas += kChunk * 4) {
@@ -73,10 +79,10 @@ __device__ __forceinline__ void solve(const Sm90SolveParams& p) {
             __syncthreads();
         }
         store_factors(place, me, sum_gates(p.forms, place, me));
-        gate_rows<T>(place, me, kk, qk, [&](int b, const uint32_t* scores) { store_scores(place, me, b, scores); });
+        gate_rows<T>(place, me, prepare_rows(place, me), kk, qk, [&](int b, const uint32_t* scores) { store_scores(place, me, b, scores); });
         invert_diagonal(place, me);
         __syncthreads();
-        merge_column<T>(place, me, me.warp);
+        merge_columns<T>(place, me);
         fence_to_async();
         __syncthreads();
         if (thread == 0) {

@@ -112,26 +112,36 @@ __device__ __forceinline__ void measure_norms(const SolveAt& at, float eps, int 
     }
 }
 
-// kk <- K K^T, qk <- Q K^T, with norms and scale; rows behind the row's end become zero.
+// Issues kk <- K K^T, qk <- Q K^T; what does not need them belongs behind it (wgmma from shared memory does not hold the warp).
 template <class T>
-__device__ __forceinline__ void multiply_keys(const SolveForms& p, const SolveAt& at, const Thread& me, int valid, float (&kk)[32], float (&qk)[32]) {
-    pin(kk), pin(qk), mma_begin();
+__device__ __forceinline__ void begin_products(const SolveAt& at, float (&kk)[32], float (&qk)[32]) {
+    mma_begin();
 #pragma unroll
     for (int s = 0; s < 8; ++s) {
         const uint64_t k = tile_descriptor(at.k + (s >> 2) * kTileBytes + (s & 3) * 32);
-        mma_shared_n64(T{}, kk, k, k, s > 0);
+        if (s == 0)
+            mma_shared_n64_fresh(T{}, kk, k, k);
+        else
+            mma_shared_n64(T{}, kk, k, k, true);
     }
 #pragma unroll
     for (int s = 0; s < 8; ++s) {
         const uint32_t offset = (s >> 2) * kTileBytes + (s & 3) * 32;
-        mma_shared_n64(T{}, qk, tile_descriptor(at.q + offset), tile_descriptor(at.k + offset), s > 0);
+        if (s == 0)
+            mma_shared_n64_fresh(T{}, qk, tile_descriptor(at.q + offset), tile_descriptor(at.k + offset));
+        else
+            mma_shared_n64(T{}, qk, tile_descriptor(at.q + offset), tile_descriptor(at.k + offset), true);
     }
     mma_commit();
-    if (p.qk_norm) measure_norms(at, p.eps, me.warp * 32 + me.lane, T{});
+}
+
+// Waits for them and puts norms and scale in; rows behind the row's end become zero.
+template <class T>
+__device__ __forceinline__ void finish_products(const SolveForms& p, const SolveAt& at, const Thread& me, int valid, float (&kk)[32], float (&qk)[32]) {
     mma_wait<0>(), pin(kk), pin(qk);
-    sync_threads(kSolveBarrier, 128);
-    float q_row[2] = {p.scale, p.scale}, k_row[2] = {1.f, 1.f};
+    float q_row[2] = {p.scale, p.scale};
     if (p.qk_norm) {
+        float k_row[2];
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
             k_row[i] = load_shared_f(at.norms + (me.row + 8 * i) * 4);
@@ -148,11 +158,11 @@ __device__ __forceinline__ void multiply_keys(const SolveForms& p, const SolveAt
         }
     }
 #pragma unroll
-    for (int i = 0; i < 32; ++i) {
-        const int half = (i >> 1) & 1;
-        const bool inside = me.row + 8 * half < valid;
-        qk[i] = inside ? qk[i] * q_row[half] : 0.f;
-        kk[i] = inside ? kk[i] : 0.f;
+    for (int i = 0; i < 32; ++i) qk[i] *= q_row[(i >> 1) & 1];
+    if (valid < kChunk) {
+#pragma unroll
+        for (int i = 0; i < 32; ++i)
+            if (me.row + 8 * ((i >> 1) & 1) >= valid) qk[i] = kk[i] = 0.f;
     }
 }
 
@@ -205,59 +215,80 @@ __device__ __forceinline__ void store_scores(const SolveAt& at, const Thread& me
 
 __device__ __forceinline__ uint32_t lower_address(const SolveAt& at, int row, int column) { return at.lower + (row * SolveLayout::kLowerStride + column) * 4; }
 
-// Rows of this warp: -N to the lower matrix, scores (16 columns at a time) to the caller.  Gamma_ts = exp(G_t - G_b) exp(G_b - G_s) with b the warp's first
-// row, both exponents <= 0, but on the diagonal block exp(G_t - G_s) outright: 16 exponentials a thread in place of 32 (8 cycles each a warp).
-template <class T, class Put>
-__device__ __forceinline__ void gate_rows(const SolveAt& at, const Thread& me, const float (&kk)[32], const float (&qk)[32], Put put_scores) {
+// Gamma of this warp's rows: Gamma_ts = exp(G_t - G_b) exp(G_b - G_s) with b the warp's first row, both exponents <= 0, but on the diagonal block
+// exp(G_t - G_s) outright: 16 exponentials a thread in place of 32 (8 cycles each a warp).
+struct RowGates {
+    float row[2], minus_beta[2];
+    float2 column[3][2];  // of the blocks left of the diagonal, [block][8 columns]
+    float diagonal[8];    // [8 columns][row, column]; zero above
+};
+
+__device__ __forceinline__ RowGates prepare_rows(const SolveAt& at, const Thread& me) {
     const uint32_t own = at.warps + me.warp * 2 * kChunk * 4;
     const float G[2] = {load_shared_f(own + me.row * 4), load_shared_f(own + (me.row + 8) * 4)};
     const float start = load_shared_f(own + me.warp * 64);
-    const float r[2] = {exp2_fast(G[0] - start), exp2_fast(G[1] - start)};
-    const float minus_beta[2] = {-load_shared_f(at.betas + me.row * 4), -load_shared_f(at.betas + (me.row + 8) * 4)};
+    RowGates g;
+    g.minus_beta[0] = -load_shared_f(at.betas + me.row * 4), g.minus_beta[1] = -load_shared_f(at.betas + (me.row + 8) * 4);
+#pragma unroll
+    for (int b = 0; b < 3; ++b)
+#pragma unroll
+        for (int j = 0; j < 2; ++j) g.column[b][j] = load_shared_f2(own + (kChunk + 16 * b + 8 * j + me.pair) * 4);
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+        const int column = 8 * j + me.pair;
+        const float2 c = load_shared_f2(own + (16 * me.warp + column) * 4);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const bool lower = 16 * me.warp + column + (i & 1) <= me.row + 8 * (i >> 1);
+            g.diagonal[4 * j + i] = exp2_fast(lower ? G[i >> 1] - (i & 1 ? c.y : c.x) : -INFINITY);
+        }
+    }
+    g.row[0] = exp2_fast(G[0] - start), g.row[1] = exp2_fast(G[1] - start);
+    return g;
+}
+
+// Rows of this warp: -N to the lower matrix, scores (16 columns at a time) to the caller; the diagonal block, which the substitution waits for, first.
+template <class T, class Put>
+__device__ __forceinline__ void gate_rows(const SolveAt& at, const Thread& me, const RowGates& g, const float (&kk)[32], const float (&qk)[32],
+                                          Put put_scores) {
 #pragma unroll
     for (int b = 0; b < 4; ++b) {
-        if (b > me.warp) break;
-        float e[8];  // of the 16 columns of block b: [column tile][row, column]
-#pragma unroll
-        for (int j = 0; j < 2; ++j) {
-            const int column = 16 * b + 8 * j + me.pair;
-            if (b < me.warp) {
-                const float2 c = load_shared_f2(own + (kChunk + column) * 4);
-                e[4 * j] = r[0] * c.x, e[4 * j + 1] = r[0] * c.y, e[4 * j + 2] = r[1] * c.x, e[4 * j + 3] = r[1] * c.y;
-            } else {
-                const float2 g = load_shared_f2(own + column * 4);
-#pragma unroll
-                for (int i = 0; i < 4; ++i) {
-                    const bool lower = column + (i & 1) <= me.row + 8 * (i >> 1);
-                    e[4 * j + i] = exp2_fast(lower ? G[i >> 1] - (i & 1 ? g.y : g.x) : -INFINITY);
-                }
-            }
-        }
+        int warp = me.warp;
+        asm volatile("" : "+r"(warp));  // else the four cases are folded into one with a run-time index, and kk, qk go to local memory
+        if (b != warp) continue;
         uint32_t scores[4];
 #pragma unroll
-        for (int j = 0; j < 2; ++j) {
-            const float* k = kk + 8 * b + 4 * j;
-            const float* q = qk + 8 * b + 4 * j;
-            const float* f = e + 4 * j;
-            const int column = 16 * b + 8 * j + me.pair;
+        for (int j = 0; j < 2; ++j)
 #pragma unroll
             for (int i = 0; i < 2; ++i) {
-                float n0 = minus_beta[i] * k[2 * i] * f[2 * i], n1 = minus_beta[i] * k[2 * i + 1] * f[2 * i + 1];
-                float s0 = q[2 * i] * f[2 * i], s1 = q[2 * i + 1] * f[2 * i + 1];
-                if (b < me.warp)
-                    n0 = __uint_as_float(round_tf32(n0)), n1 = __uint_as_float(round_tf32(n1));
-                else {  // the upper part may hold anything times zero
-                    const int row = me.row + 8 * i;
-                    if (column > row) s0 = 0.f;
-                    if (column + 1 > row) s1 = 0.f;
-                }
-                store_shared_f2(lower_address(at, me.row + 8 * i, column), n0, n1);
-                scores[2 * j + i] = pack(T{}, s0, s1);
+                const float* k = kk + 8 * b + 4 * j + 2 * i;
+                const float* q = qk + 8 * b + 4 * j + 2 * i;
+                const float* f = g.diagonal + 4 * j + 2 * i;
+                const int column = 16 * b + 8 * j + me.pair, row = me.row + 8 * i;
+                store_shared_f2(lower_address(at, row, column), g.minus_beta[i] * k[0] * f[0], g.minus_beta[i] * k[1] * f[1]);
+                // the upper part may hold anything times zero
+                scores[2 * j + i] = pack(T{}, column > row ? 0.f : q[0] * f[0], column + 1 > row ? 0.f : q[1] * f[1]);
             }
-        }
         put_scores(b, scores);
     }
     __syncwarp();
+#pragma unroll
+    for (int b = 0; b < 3; ++b) {
+        if (b >= me.warp) break;
+        uint32_t scores[4];
+#pragma unroll
+        for (int j = 0; j < 2; ++j)
+#pragma unroll
+            for (int i = 0; i < 2; ++i) {
+                const float* k = kk + 8 * b + 4 * j + 2 * i;
+                const float* q = qk + 8 * b + 4 * j + 2 * i;
+                const float e0 = g.row[i] * g.column[b][j].x, e1 = g.row[i] * g.column[b][j].y;
+                store_shared_f2(lower_address(at, me.row + 8 * i, 16 * b + 8 * j + me.pair), __uint_as_float(round_tf32(g.minus_beta[i] * e0 * k[0])),
+                                __uint_as_float(round_tf32(g.minus_beta[i] * e1 * k[1])));
+                scores[2 * j + i] = pack(T{}, q[0] * e0, q[1] * e1);
+            }
+        put_scores(b, scores);
+    }
 }
 
 // D = (I + N_ww)^-1 in fp32, in place of -N_ww: column lane % 16 a lane, D_i = e_i + sum_{j<i} (-N_ij) D_j.
@@ -284,67 +315,84 @@ __device__ __forceinline__ void invert_diagonal(const SolveAt& at, const Thread&
         store_shared_f(lower_address(at, first + i + (high ? 8 : 0), first + column), __uint_as_float(round_tf32(high ? d[i + 8] : d[i])));
 }
 
-// The block column `column` of strict(A), transposed: Y_i = A_ij^T, from Y_j = D_j^T by Y_i = (sum_{k=j}^{i-1} Y_k (-N_ik)^T) D_i^T.
-template <class T>
-__device__ __forceinline__ void merge_column(const SolveAt& at, const Thread& me, int column) {
-    const int r = me.lane >> 2, c = me.pair, matrix = me.lane >> 3;
-    uint32_t y[3][8];                                    // Y_k as left operands: [k][8 tokens of the block][s, s+8 of token c; of token c+1]
-    auto store_block = [&](int i, const float(&v)[8]) {  // v: [8 tokens][s: c, c+1; s+8: c, c+1]
-        const uint32_t rows[4] = {pack(T{}, v[0], v[1]), pack(T{}, v[2], v[3]), pack(T{}, v[4], v[5]), pack(T{}, v[6], v[7])};
-        store_matrices_across(at.solve + swizzled(16 * i + (matrix >> 1) * 8 + (me.lane & 7), 2 * column + (matrix & 1)), rows);
-    };
-    {
-        float v[8];
-        uint32_t d[8];
+// sums += y B^T for a 16 x 16 block of the lower matrix; the halves of the inner index go to accumulators of their own, to halve the chain.
+struct BlockSum {
+    float half[2][2][4];  // [inner half][8 tokens][fragment]
+};
+__device__ __forceinline__ void multiply_block(BlockSum& sum, const uint32_t (&y)[8], const SolveAt& at, int row, int column) {
+    float2 b[2][2];
 #pragma unroll
-        for (int h = 0; h < 2; ++h) {
+    for (int n = 0; n < 2; ++n)
+#pragma unroll
+        for (int s = 0; s < 2; ++s) b[n][s] = load_shared_f2(lower_address(at, row + 8 * n, column + 8 * s));
+#pragma unroll
+    for (int s = 0; s < 2; ++s)
+#pragma unroll
+        for (int n = 0; n < 2; ++n) mma_tf32(sum.half[s][n], y + 4 * s, b[n][s]);
+}
+// The accumulator as the next product's left operand.
+__device__ __forceinline__ void as_operand(uint32_t (&y)[8], const float (&v)[2][4]) {
+#pragma unroll
+    for (int s = 0; s < 2; ++s)
+        y[4 * s] = round_tf32(v[s][0]), y[4 * s + 1] = round_tf32(v[s][2]), y[4 * s + 2] = round_tf32(v[s][1]), y[4 * s + 3] = round_tf32(v[s][3]);
+}
+
+// The block column `J` of strict(A), transposed: Y_i = A_ij^T, from Y_j = D_j^T by Y_i = (sum_{k=j}^{i-1} Y_k (-N_ik)^T) D_i^T. Each Y_k goes into all
+// sums below as soon as it is there: they do not depend on one another.
+template <class T, int J>
+__device__ __forceinline__ void merge_column(const SolveAt& at, const Thread& me) {
+    const int r = me.lane >> 2, c = me.pair, matrix = me.lane >> 3;
+    auto store_block = [&](int i, const float(&v)[2][4]) {
+        const uint32_t rows[4] = {pack(T{}, v[0][0], v[0][1]), pack(T{}, v[0][2], v[0][3]), pack(T{}, v[1][0], v[1][1]), pack(T{}, v[1][2], v[1][3])};
+        store_matrices_across(at.solve + swizzled(16 * i + (matrix >> 1) * 8 + (me.lane & 7), 2 * J + (matrix & 1)), rows);
+    };
+    uint32_t y[8];
+    {
+        float v[2][4];
+#pragma unroll
+        for (int h = 0; h < 2; ++h)
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
                 const int t = 8 * h + c + (i & 1), s = r + 8 * (i >> 1);
-                const float x = load_shared_f(lower_address(at, 16 * column + t, 16 * column + s));
-                v[4 * h + i] = t > s ? x : 0.f;
-                d[4 * h + ((i & 1) << 1 | i >> 1)] = __float_as_uint(x);
+                const float x = load_shared_f(lower_address(at, 16 * J + t, 16 * J + s));
+                v[h][i] = t > s ? x : 0.f;
+                y[4 * h + ((i & 1) << 1 | i >> 1)] = __float_as_uint(x);
             }
-        }
-        store_block(column, v);
-#pragma unroll
-        for (int k = 0; k < 3; ++k)
-#pragma unroll
-            for (int i = 0; i < 8; ++i) y[k][i] = d[i];  // only y[column] is read before it is set anew
+        store_block(J, v);
     }
+    BlockSum sums[3] = {};  // of blocks 1, 2, 3
 #pragma unroll
-    for (int i = 1; i < 4; ++i) {
-        if (i <= column) continue;
-        float sum[2][4] = {};
+    for (int k = J; k < 3; ++k) {
 #pragma unroll
-        for (int k = 0; k < i; ++k) {
-            if (k < column) continue;
-#pragma unroll
-            for (int n = 0; n < 2; ++n)
-#pragma unroll
-                for (int s = 0; s < 2; ++s) mma_tf32(sum[n], y[k] + 4 * s, load_shared_f2(lower_address(at, 16 * i + 8 * n + r, 16 * k + 8 * s + c)));
-        }
-        uint32_t left[8];
-#pragma unroll
-        for (int s = 0; s < 2; ++s) {
-            left[4 * s] = round_tf32(sum[s][0]), left[4 * s + 1] = round_tf32(sum[s][2]);
-            left[4 * s + 2] = round_tf32(sum[s][1]), left[4 * s + 3] = round_tf32(sum[s][3]);
-        }
-        float v[2][4] = {};
+        for (int i = k + 1; i < 4; ++i) multiply_block(sums[i - 1], y, at, 16 * i + r, 16 * k + c);
+        // Y_{k+1} = sum_{k+1} D_{k+1}^T
+        float v[2][4];
 #pragma unroll
         for (int n = 0; n < 2; ++n)
 #pragma unroll
-            for (int s = 0; s < 2; ++s) mma_tf32(v[n], left + 4 * s, load_shared_f2(lower_address(at, 16 * i + 8 * n + r, 16 * i + 8 * s + c)));
-        const float flat[8] = {v[0][0], v[0][1], v[0][2], v[0][3], v[1][0], v[1][1], v[1][2], v[1][3]};
-        store_block(i, flat);
-        if (i < 3) {
+            for (int i = 0; i < 4; ++i) v[n][i] = sums[k].half[0][n][i] + sums[k].half[1][n][i];
+        as_operand(y, v);
+        BlockSum next = {};
+        multiply_block(next, y, at, 16 * (k + 1) + r, 16 * (k + 1) + c);
 #pragma unroll
-            for (int s = 0; s < 2; ++s) {
-                y[i][4 * s] = round_tf32(v[s][0]), y[i][4 * s + 1] = round_tf32(v[s][2]);
-                y[i][4 * s + 2] = round_tf32(v[s][1]), y[i][4 * s + 3] = round_tf32(v[s][3]);
-            }
-        }
+        for (int n = 0; n < 2; ++n)
+#pragma unroll
+            for (int i = 0; i < 4; ++i) v[n][i] = next.half[0][n][i] + next.half[1][n][i];
+        store_block(k + 1, v);
+        if (k < 2) as_operand(y, v);
     }
+}
+
+template <class T>
+__device__ __forceinline__ void merge_columns(const SolveAt& at, const Thread& me) {
+    if (me.warp == 0)
+        merge_column<T, 0>(at, me);
+    else if (me.warp == 1)
+        merge_column<T, 1>(at, me);
+    else if (me.warp == 2)
+        merge_column<T, 2>(at, me);
+    else
+        merge_column<T, 3>(at, me);
 }
 
 // Both tiles: blocks above the diagonal, which nothing else writes.

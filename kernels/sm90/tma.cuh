@@ -16,6 +16,14 @@ __device__ __forceinline__ void load_box(uint32_t to, const TensorMap& map, int 
                  : "memory");
 }
 
+// As load_box, to the same place in both blocks of a pair; completes on the same barrier in each.
+__device__ __forceinline__ void load_box_pair(uint32_t to, const TensorMap& map, int dim, int head, int token, int row, uint32_t bar) {
+    asm volatile(
+        "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3, %4, %5}], [%6], %7;" ::"r"(to),
+        "l"(reinterpret_cast<uint64_t>(&map)), "r"(dim), "r"(head), "r"(token), "r"(row), "r"(bar), "h"(static_cast<uint16_t>(3))
+        : "memory");
+}
+
 // The way back, in this thread's current group of stores.
 __device__ __forceinline__ void store_box(const TensorMap& map, uint32_t from, int dim, int head, int token, int row) {
     asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.bulk_group [%0, {%1, %2, %3, %4}], [%5];" ::"l"(reinterpret_cast<uint64_t>(&map)), "r"(dim),
@@ -26,6 +34,11 @@ __device__ __forceinline__ void store_box(const TensorMap& map, uint32_t from, i
 // `bytes` (a multiple of 16) between 16-byte aligned places.
 __device__ __forceinline__ void load_bytes(uint32_t to, const void* from, uint32_t bytes, uint32_t bar) {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from), "r"(bytes), "r"(bar)
+                 : "memory");
+}
+__device__ __forceinline__ void load_bytes_pair(uint32_t to, const void* from, uint32_t bytes, uint32_t bar) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], %4;" ::"r"(to), "l"(from),
+                 "r"(bytes), "r"(bar), "h"(static_cast<uint16_t>(3))
                  : "memory");
 }
 __device__ __forceinline__ void store_bytes(void* to, uint32_t from, uint32_t bytes) {

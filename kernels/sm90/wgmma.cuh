@@ -46,6 +46,13 @@ __device__ __forceinline__ void pin(uint32_t (&r)[N]) {
                      : FQLA_R8(d, 0), FQLA_R8(d, 8), FQLA_R8(d, 16), FQLA_R8(d, 24)                                                                 \
                      : "l"(a), "l"(b), "r"(static_cast<int>(add)));                                                                                 \
     }                                                                                                                                               \
+    /* D = A B^T, the same: what D held before is not kept alive. */                                                                                \
+    __device__ __forceinline__ void mma_shared_n64_fresh(T, float(&d)[32], uint64_t a, uint64_t b) {                                                \
+        asm volatile("{.reg .pred p; setp.ne.b32 p, 0, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32." NAME "." NAME " " FQLA_D32                  \
+                     ", %32, %33, p, 1, 1, 0, 0;}"                                                                                                  \
+                     : FQLA_W8(d, 0), FQLA_W8(d, 8), FQLA_W8(d, 16), FQLA_W8(d, 24)                                                                 \
+                     : "l"(a), "l"(b));                                                                                                             \
+    }                                                                                                                                               \
     /* D (+)= A B^T; A [64, 16] in registers, B [64, 16] with rows contiguous. */                                                                   \
     __device__ __forceinline__ void mma_n64(T, float(&d)[32], const uint32_t* a, uint64_t b, bool add) {                                            \
         asm volatile("{.reg .pred p; setp.ne.b32 p, %37, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32." NAME "." NAME " " FQLA_D32                \

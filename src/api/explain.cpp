@@ -16,20 +16,17 @@ const char* cpu_name(const char* simd) {
     return "cpu";
 }
 
-const char* recurrent_name(Image image) {
-    switch (image) {
-        case Image::sm_80:
-            return "recurrent sm_80";
-        case Image::sm_90a:
-            return "recurrent sm_90a";
-        case Image::sm_100f:
-            return "recurrent sm_100f";
-        case Image::sm_120f:
-            return "recurrent sm_120f";
-        case Image::ptx:
-            return "recurrent PTX";
+const char* cuda_name(int32_t engine, Image image) {
+    static const char* const recurrent[] = {"recurrent", "recurrent sm_80", "recurrent sm_90a", "recurrent sm_100f", "recurrent sm_120f", "recurrent PTX"};
+    switch (engine) {
+        case FLASHQLA_ENGINE_CHUNKED:
+            return "chunked sm_90a";
+        case FLASHQLA_ENGINE_FUSED:
+            return "fused sm_90a";
+        case FLASHQLA_ENGINE_CONTEXT_PARALLEL:
+            return "context parallel sm_90a";
         default:
-            return "recurrent";
+            return recurrent[static_cast<int>(image)];
     }
 }
 
@@ -58,7 +55,7 @@ void print_workspace(const Plan& plan, TextWriter& text) {
 
 const char* engine_name(const Plan& plan, const Caps& caps) {
     if (plan.status) return "none";
-    return caps.cuda ? recurrent_name(caps.image) : cpu_name(caps.simd_name);
+    return caps.cuda ? cuda_name(plan.engine, caps.image) : cpu_name(caps.simd_name);
 }
 
 void explain(const Request& request, const Caps& caps, const char* device_name, TextWriter& text) {
@@ -71,12 +68,17 @@ void explain(const Request& request, const Caps& caps, const char* device_name, 
     text.print("  device %s: engine %s, %s\n", device_name, engine_name(plan, caps), plan.reason);
     print_steps(plan, text);
     print_workspace(plan, text);
-    for (const Engine& engine : kEngines)
-        if (const char* why = engine.refuses(request, caps)) text.print("  not %s: %s\n", engine.name, why);
+    for (int i = 0; i < kEngineCount; i++) {
+        const Engine& engine = kEngines[i];
+        if (const char* why = engine.refuses(request, caps))
+            text.print("  not %s: %s\n", engine.name, why);
+        else if (const double us = engine.cost(request, caps); us > 0)
+            text.print("  %s: estimated %.0f us\n", engine.name, us);
+    }
 }
 
 bool kernels_of(const Problem* problem, int32_t op, const Caps& caps, bool (&wanted)[kKernelSlots], char (&why)[sizeof Plan::reason]) {
-    for (bool& w : wanted) w = !problem;
+    for (int i = 0; i < kKernelCount; i++) wanted[i] = !problem && (!strcmp(kKernels[i].room, "common") || caps.image == Image::sm_90a);
     if (!problem) return true;
     // Engines and symbols change with the bounds, alignment and state options: powers of two and every option between them meet all kernels.
     constexpr int64_t kMostRows = 1 << 20, kMostTokens = 1 << 27;

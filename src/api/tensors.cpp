@@ -135,6 +135,12 @@ int32_t Reader::read_strides(const flashqla_tensor& in, const Field& field, View
     return kOk;
 }
 
+// The copy engine wants multiples of 16 bytes, and no stride of 0 where there is something to step over.
+bool copy_engine_takes(const Shape& shape, const View& v, uintptr_t address, int64_t element) {
+    const auto takes = [element](int64_t extent, int64_t stride) { return extent <= 1 || (stride > 0 && stride * element % 16 == 0); };
+    return address % 16 == 0 && takes(shape.rows, v.row) && takes(shape.tokens, v.token) && takes(shape.heads, v.head);
+}
+
 int32_t Reader::read(const flashqla_tensor& in, const Field& field, View& out) {
     out = {};
     if (in.reserved0 || in.reserved[0] || in.reserved[1])
@@ -161,7 +167,7 @@ int32_t Reader::read(const flashqla_tensor& in, const Field& field, View& out) {
         return fail(kInvalid, "%s: strides (row %lld, token %lld, head %lld) reach past the address space", field.name, static_cast<long long>(out.row),
                     static_cast<long long>(out.token), static_cast<long long>(out.head));
     if (!spans_.add(span, field.use == Use::output)) return fail(FLASHQLA_STATUS_INTERNAL, "too many tensors");
-    if (field.kind == Kind::operand) aligned_ = aligned_ && (address | static_cast<uintptr_t>((out.row | out.token | out.head) * bytes)) % 16 == 0;
+    if (field.kind == Kind::operand) aligned_ = aligned_ && copy_engine_takes(field.shape, out, address, bytes);
     return kOk;
 }
 

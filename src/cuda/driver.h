@@ -25,6 +25,7 @@ namespace fqla::cuda {
     X(cuKernelSetAttribute, 12000) \
     X(cuLaunchKernelEx, 11060)     \
     X(cuStreamIsCapturing, 10000)  \
+    X(cuTensorMapEncodeTiled, 12000) \
     X(cuGetErrorName, 6000)        \
     X(cuGetErrorString, 6000)
 

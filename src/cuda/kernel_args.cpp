@@ -49,10 +49,62 @@ BackwardParams backward_params(const Step& step, int32_t segment, const Plan& pl
     return p;
 }
 
+SolveForms solve_forms(const Forward& call) {
+    const Form& form = call.form;
+    return {call.in.gate,
+            call.in.beta,
+            call.in.a_log,
+            call.in.dt_bias,
+            form.gate,
+            form.beta,
+            form.qk_norm,
+            static_cast<float>(form.beta_scale),
+            static_cast<float>(form.scale),
+            static_cast<float>(form.eps)};
+}
+
+Sm90SolveParams solve_params(const Plan& plan, const Forward& call, const TensorMaps& maps, void* workspace) {
+    const Form& form = call.form;
+    return {maps.q,         maps.k,           call.rows,           solve_forms(call), plan.workspace.at<void>(Region::records, workspace),
+            form.key_heads, form.value_heads, plan.sm90.heads_per_block, form.head_map};
+}
+
+Sm90ForwardParams sm90_forward_params(const Plan& plan, const Forward& call, const TensorMaps& maps, void* workspace) {
+    const Form& form = call.form;
+    const Workspace& ledger = plan.workspace;
+    Sm90ForwardParams p{};
+    p.q = maps.q;
+    p.k = maps.k;
+    p.v = maps.v;
+    p.o = maps.out;
+    p.rows = call.rows;
+    p.state = call.state;
+    p.out = call.out;
+    p.records = ledger.at<void>(Region::records, workspace);
+    p.segment_states = ledger.at<float>(Region::segment_states, workspace);
+    p.segment_maps = ledger.at<float>(Region::segment_maps, workspace);
+    p.key_heads = form.key_heads;
+    p.value_heads = form.value_heads;
+    p.head_map = form.head_map;
+    p.state_layout = form.state_layout;
+    p.state_dtype = form.state_dtype;
+    p.segments = plan.sm90.segments;
+    p.segment_chunks = p.first_segment_chunks = plan.sm90.segment_chunks;
+    return p;
+}
+
+Sm90StitchParams stitch_params(const Plan& plan, void* workspace) {
+    return {plan.workspace.at<float>(Region::segment_states, workspace), plan.workspace.at<float>(Region::segment_maps, workspace), plan.sm90.segments, 0};
+}
+
 }  // namespace
 
-size_t make_kernel_args(const Step& step, int32_t, const Plan&, const Forward& call, void*, KernelArgs& out) {
+size_t make_kernel_args(const Step& step, const Plan& plan, const Forward& call, const TensorMaps& maps, void* workspace, KernelArgs& out) {
     if (from_source(step, "recurrent")) return put(recurrent_params(step, call), out);
+    if (from_source(step, "solve")) return put(solve_params(plan, call, maps, workspace), out);
+    if (from_source(step, "forward")) return put(sm90_forward_params(plan, call, maps, workspace), out);
+    if (from_source(step, "fused")) return put(Sm90FusedParams{sm90_forward_params(plan, call, maps, workspace), solve_forms(call)}, out);
+    if (from_source(step, "segment")) return put(stitch_params(plan, workspace), out);
     return 0;
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "kernel_params.h"
+#include "sm90_params.h"
 #include "plan.h"
 
 namespace fqla {
@@ -12,8 +13,14 @@ struct KernelArgs {
     alignas(64) unsigned char bytes[4096];  // the most that a kernel's parameters may be everywhere
 };
 
+// Of a forward call whose plan has Hopper kernels.
+struct TensorMaps {
+    TensorMap q, k, v, out;
+};
+
 // Fills `out` and returns the size of the kernel's parameter struct; 0: the step's kernel does not belong to this operation (a bug).
-size_t make_kernel_args(const Step& step, int32_t segment, const Plan& plan, const Forward& call, void* workspace, KernelArgs& out);
+size_t make_kernel_args(const Step& step, const Plan& plan, const Forward& call, const TensorMaps& maps, void* workspace,
+                        KernelArgs& out);
 size_t make_kernel_args(const Step& step, int32_t segment, const Plan& plan, const Backward& call, void* workspace, KernelArgs& out);
 
 }  // namespace fqla

@@ -4,6 +4,7 @@
 #include "kernel_args.h"
 #include "loader.h"
 #include "status.h"
+#include "tensor_map.h"
 
 namespace fqla::cuda {
 namespace {
@@ -25,6 +26,11 @@ int32_t launch(const Target& on, const Step& step, void* params) {
     config.blockDimY = config.blockDimZ = 1;
     config.sharedMemBytes = step.shared_bytes;
     config.hStream = on.stream;
+    CUlaunchAttribute overlap{};
+    overlap.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+    overlap.value.programmaticStreamSerializationAllowed = 1;
+    config.attrs = &overlap;
+    config.numAttrs = step.overlaps ? 1 : 0;
     void* arguments[] = {params};
     // A CUkernel stands wherever a CUfunction does: the driver takes the current context's.
     FQLA_TRY(on.driver, cuLaunchKernelEx, &config, reinterpret_cast<CUfunction>(kernel), arguments, nullptr);
@@ -39,39 +45,51 @@ int32_t load_all(const Target& on, const Plan& plan) {
     return FLASHQLA_STATUS_OK;
 }
 
-template <class Call>
-int32_t run_steps(const Target& on, const Plan& plan, When when, int segment, const Call& call, void* workspace) {
+// Fills a step's parameters: make_args(step, segment, args) gives their size.
+template <class MakeArgs>
+int32_t run_steps(const Target& on, const Plan& plan, When when, int segment, const MakeArgs& make_args) {
     KernelArgs args;
     for (int i = 0; i < plan.step_count; i++) {
         if (plan.steps[i].when != when) continue;
-        if (!make_kernel_args(plan.steps[i], segment, plan, call, workspace, args))
+        if (!make_args(plan.steps[i], segment, args))
             return fail(FLASHQLA_STATUS_INTERNAL, "%s does not belong to this operation", kKernels[static_cast<int>(plan.steps[i].kernel)].symbol);
         if (const int32_t s = launch(on, plan.steps[i], &args)) return s;
     }
     return FLASHQLA_STATUS_OK;
 }
 
-template <class Call>
-int32_t run_plan(const Caps& caps, const Plan& plan, const Call& call, void* workspace, void* stream) {
-    if (const int32_t s = check_context(caps)) return s;
-    const Driver* driver = nullptr;
-    if (const int32_t s = open_driver(driver)) return s;
-    const Target on{*driver, caps, static_cast<CUstream>(stream)};
-    if (const int32_t s = load_all(on, plan)) return s;
-    if (const int32_t s = run_steps(on, plan, When::before, 0, call, workspace)) return s;
+template <class MakeArgs>
+int32_t run_plan(const Target& on, const Plan& plan, const MakeArgs& make_args) {
+    if (const int32_t s = run_steps(on, plan, When::before, 0, make_args)) return s;
     for (int segment = plan.segments - 1; segment >= 0; segment--)
-        if (const int32_t s = run_steps(on, plan, When::each_segment, segment, call, workspace)) return s;
-    return run_steps(on, plan, When::after, 0, call, workspace);
+        if (const int32_t s = run_steps(on, plan, When::each_segment, segment, make_args)) return s;
+    return run_steps(on, plan, When::after, 0, make_args);
 }
+
+int32_t prepare(const Caps& caps, const Plan& plan, const Driver*& driver, CUstream stream) {
+    if (const int32_t s = check_context(caps)) return s;
+    if (const int32_t s = open_driver(driver)) return s;
+    return load_all({*driver, caps, stream}, plan);
+}
+
 
 }  // namespace
 
 int32_t launch_forward(const Caps& caps, const Plan& plan, const Forward& call, void* workspace, void* stream) {
-    return run_plan(caps, plan, call, workspace, stream);
+    const Driver* driver = nullptr;
+    if (const int32_t s = prepare(caps, plan, driver, static_cast<CUstream>(stream))) return s;
+    TensorMaps maps;
+    if (plan.engine != FLASHQLA_ENGINE_RECURRENT)
+        if (const int32_t s = make_tensor_maps(*driver, call, maps)) return s;
+    return run_plan({*driver, caps, static_cast<CUstream>(stream)}, plan,
+                    [&](const Step& step, int, KernelArgs& args) { return make_kernel_args(step, plan, call, maps, workspace, args); });
 }
 
 int32_t launch_backward(const Caps& caps, const Plan& plan, const Backward& call, void* workspace, void* stream) {
-    return run_plan(caps, plan, call, workspace, stream);
+    const Driver* driver = nullptr;
+    if (const int32_t s = prepare(caps, plan, driver, static_cast<CUstream>(stream))) return s;
+    return run_plan({*driver, caps, static_cast<CUstream>(stream)}, plan,
+                    [&](const Step& step, int segment, KernelArgs& args) { return make_kernel_args(step, segment, plan, call, workspace, args); });
 }
 
 }  // namespace fqla::cuda

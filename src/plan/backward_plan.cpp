@@ -67,12 +67,12 @@ void plan_backward_within(const Request& request, const Caps& caps, uint64_t wor
     const KernelId scan = small ? KernelId::gdn_backward_scan_128 : KernelId::gdn_backward_scan_256;
     const uint32_t blocks = static_cast<uint32_t>(form.value_heads * grid.tiles), threads = static_cast<uint32_t>(grid.warps * 32);
     const uint32_t y = static_cast<uint32_t>(low), z = static_cast<uint32_t>(high);
-    if (plan.segments > 1) plan.add({scan, When::before, {blocks, y, z}, threads, 0});
-    plan.add({scan, When::each_segment, {2 * blocks, y, z}, threads, 0});
-    plan.add({KernelId::gdn_backward_chunks, When::each_segment, {static_cast<uint32_t>(slots * form.value_heads), 1, 1}, kChunkThreads, 0});
-    plan.add({KernelId::gdn_backward_heads, When::each_segment, {static_cast<uint32_t>(slots * form.key_heads), 1, 1}, kFinishThreads, 0});
+    if (plan.segments > 1) plan.add({scan, When::before, false, {blocks, y, z}, threads, 0});
+    plan.add({scan, When::each_segment, false, {2 * blocks, y, z}, threads, 0});
+    plan.add({KernelId::gdn_backward_chunks, When::each_segment, false, {static_cast<uint32_t>(slots * form.value_heads), 1, 1}, kChunkThreads, 0});
+    plan.add({KernelId::gdn_backward_heads, When::each_segment, false, {static_cast<uint32_t>(slots * form.key_heads), 1, 1}, kFinishThreads, 0});
     if (form.gate == FLASHQLA_GATE_RAW)
-        plan.add({KernelId::gdn_backward_sums, When::after, {static_cast<uint32_t>(form.value_heads), 1, 1}, kFinishThreads, 0});
+        plan.add({KernelId::gdn_backward_sums, When::after, false, {static_cast<uint32_t>(form.value_heads), 1, 1}, kFinishThreads, 0});
 }
 
 void plan_backward_portable(const Request& request, const Caps& caps, Plan& plan) { plan_backward_within(request, caps, kWorkspaceLimit, plan); }

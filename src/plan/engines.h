@@ -1,4 +1,4 @@
-// The engines in order of preference: the first that does not refuse a request serves it.
+// The engines. Of those that do not refuse a request the one with the least estimated time serves it; the first of equals.
 #pragma once
 #include "plan.h"
 
@@ -9,25 +9,25 @@ struct Engine {
     const char* name;
     // Null when the engine can serve the request, else the reason in words. Pure.
     const char* (*refuses)(const Request&, const Caps&);
+    // Estimated microseconds of a call; see cost.h.
+    double (*cost)(const Request&, const Caps&);
     void (*fill)(const Request&, const Caps&, Plan&);
+    // The most workspace of any call within the request's bounds, whatever its alignment and state options; 0 where it can serve none.
+    uint64_t (*most_workspace)(const Request&, const Caps&);
 };
 
-inline const char* refuses_cpu(const Request&, const Caps& caps) { return caps.cuda ? "runs on CPU handles" : nullptr; }
+// engines.cpp, in order of preference
+extern const Engine kEngines[];
+extern const int kEngineCount;
 
-inline const char* refuses_cuda_forward(const Request& request, const Caps& caps) {
-    if (!caps.cuda) return "runs on CUDA handles";
-    return request.op == FLASHQLA_OP_FORWARD ? nullptr : "computes the forward";
-}
-
-inline const char* refuses_cuda_backward(const Request& request, const Caps& caps) {
-    if (!caps.cuda) return "runs on CUDA handles";
-    return request.op == FLASHQLA_OP_BACKWARD ? nullptr : "computes the backward";
-}
-
-constexpr Engine kEngines[] = {
-    {FLASHQLA_ENGINE_RECURRENT, "cpu", refuses_cpu, plan_cpu},
-    {FLASHQLA_ENGINE_RECURRENT, "recurrent", refuses_cuda_forward, plan_forward_recurrent},
-    {FLASHQLA_ENGINE_RECURRENT, "portable backward", refuses_cuda_backward, plan_backward_portable},
-};
+// sm90_plan.cpp
+const char* refuses_chunked(const Request&, const Caps&);
+const char* refuses_fused(const Request&, const Caps&);
+const char* refuses_context_parallel(const Request&, const Caps&);
+void plan_chunked(const Request&, const Caps&, Plan&);
+void plan_fused(const Request&, const Caps&, Plan&);
+void plan_context_parallel(const Request&, const Caps&, Plan&);
+uint64_t most_chunked_workspace(const Request&, const Caps&);
+uint64_t most_context_parallel_workspace(const Request&, const Caps&);
 
 }  // namespace fqla

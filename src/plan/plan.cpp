@@ -23,9 +23,13 @@ Plan plan_with(const Engine& engine, const Request& request, const Caps& caps) {
     plan.segments = 1;
     plan.segment_tokens = request.bounds.max_tokens;
     engine.fill(request, caps, plan);
-    if (!plan.reason[0])
-        snprintf(plan.reason, sizeof plan.reason, "%s",
-                 request.problem.engine != FLASHQLA_ENGINE_AUTO ? "problem.engine asks for it" : "no engine before it in order of preference serves this call");
+    if (plan.reason[0]) return plan;
+    if (request.problem.engine != FLASHQLA_ENGINE_AUTO)
+        snprintf(plan.reason, sizeof plan.reason, "problem.engine asks for it");
+    else if (const double us = engine.cost(request, caps); us > 0)
+        snprintf(plan.reason, sizeof plan.reason, "the least estimated time of the engines that serve this call, %.0f us", us);
+    else
+        snprintf(plan.reason, sizeof plan.reason, "the only engine that serves this call");
     return plan;
 }
 
@@ -38,28 +42,37 @@ Plan refusal(int32_t engine, const char* why) {
     return plan;
 }
 
+bool asked_for(const Engine& engine, const Request& request) {
+    return request.problem.engine == FLASHQLA_ENGINE_AUTO || request.problem.engine == engine.code;
+}
+
 }  // namespace
 
 Plan make_plan(const Request& request, const Caps& caps) {
-    const int32_t asked = request.problem.engine;
     char why[sizeof Plan::reason] = "";
-    for (const Engine& engine : kEngines) {
-        if (asked != FLASHQLA_ENGINE_AUTO && engine.code != asked) continue;
-        const char* refused = engine.refuses(request, caps);
-        if (!refused) return plan_with(engine, request, caps);
-        snprintf(why, sizeof why, "problem.engine = %d (%s): %s", engine.code, engine.name, refused);
+    const Engine* best = nullptr;
+    double least = 0;
+    for (int i = 0; i < kEngineCount; i++) {
+        const Engine& engine = kEngines[i];
+        if (!asked_for(engine, request)) continue;
+        if (const char* refused = engine.refuses(request, caps)) {
+            snprintf(why, sizeof why, "problem.engine = %d (%s): %s", engine.code, engine.name, refused);
+            continue;
+        }
+        const double cost = engine.cost(request, caps);
+        if (best && cost >= least) continue;
+        best = &engine;
+        least = cost;
     }
-    if (!why[0]) snprintf(why, sizeof why, "problem.engine = %d: this library has no such engine for this device and op", asked);
-    return refusal(asked, why);
+    if (best) return plan_with(*best, request, caps);
+    if (!why[0]) snprintf(why, sizeof why, "problem.engine = %d: this library has no such engine for this device and op", request.problem.engine);
+    return refusal(request.problem.engine, why);
 }
 
 uint64_t most_workspace_bytes(const Request& request, const Caps& caps) {
     uint64_t most = 0;
-    for (const Engine& engine : kEngines) {
-        // Alignment and the state's options may differ from call to call: every engine that might come to serve one counts.
-        if (request.problem.engine != FLASHQLA_ENGINE_AUTO && engine.code != request.problem.engine) continue;
-        if (engine.refuses(request, caps)) continue;
-        const uint64_t bytes = plan_with(engine, request, caps).workspace.total_bytes();
+    for (int i = 0; i < kEngineCount; i++) {
+        const uint64_t bytes = asked_for(kEngines[i], request) ? kEngines[i].most_workspace(request, caps) : 0;
         if (bytes > most) most = bytes;
     }
     return most;

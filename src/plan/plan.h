@@ -16,9 +16,17 @@ enum class When : uint8_t { before, each_segment, after };
 struct Step {
     KernelId kernel;
     When when;
+    // May start before the step before it has ended (programmatic serialisation): it waits for its results itself.
+    bool overlaps;
     uint32_t grid[3];
     uint32_t threads;
     uint32_t shared_bytes;  // dynamic
+};
+
+// What the Hopper kernels are told beyond their grids.
+struct Sm90Choice {
+    int32_t segments, segment_chunks;  // of a row
+    int32_t heads_per_block;           // of the solve
 };
 
 struct Plan {
@@ -29,6 +37,7 @@ struct Plan {
     int32_t segments;        // >= 1
     int64_t segment_tokens;  // of a row
     Step steps[kMaxSteps];
+    Sm90Choice sm90;
     Workspace workspace;
     uint64_t saved_bytes;
     char reason[256];

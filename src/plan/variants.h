@@ -5,7 +5,7 @@
 namespace fqla {
 
 enum class KernelId : uint16_t {
-#define FQLA_KERNEL(symbol, source) symbol,
+#define FQLA_KERNEL(symbol, source, room) symbol,
 #include "variants.inc"
 #undef FQLA_KERNEL
     count
@@ -14,13 +14,14 @@ enum class KernelId : uint16_t {
 struct KernelInfo {
     const char* symbol;
     const char* source;
+    const char* room;  // "common": in every image; "sm90": in sm_90a
 };
 
 constexpr KernelInfo kKernels[] = {
-#define FQLA_KERNEL(symbol, source) {#symbol, #source},
+#define FQLA_KERNEL(symbol, source, room) {#symbol, #source, #room},
 #include "variants.inc"
 #undef FQLA_KERNEL
-    {nullptr, nullptr},
+    {nullptr, nullptr, nullptr},
 };
 
 constexpr int kKernelCount = static_cast<int>(KernelId::count);

@@ -7,15 +7,13 @@ namespace fqla {
 
 // Every region that any engine keeps in the caller's workspace.
 enum class Region : uint8_t {
-    gates,            // resolved log gates, f32 [tokens, HV]
-    betas,            // resolved betas, f32 [tokens, HV]
-    key_norms,        // 1/sqrt(sum k^2 + eps), f32 [tokens, HK]
-    query_norms,      // the same of q
     segment_states,   // states at the start of each segment
     chunk_states,     // states at the start of each chunk of one segment
     state_gradient,   // D = dL/dS carried from segment to segment
     head_gradients,   // dq, dk of each value head before they are summed
     partial_sums,     // dA_log, ddt_bias before they are summed
+    records,          // what the solve leaves for each chunk and value head (layouts.h)
+    segment_maps,     // transitions of segments, f32 [row, head, segment, K, K]
     residuals,        // e_t = v - S'^T k of a segment's tokens, f32
     delta_gradients,  // dL/du_t of a segment's tokens, f32
     chunk_gradients,  // D at the end of each chunk of one segment
@@ -23,8 +21,7 @@ enum class Region : uint8_t {
 };
 
 inline const char* region_name(Region r) {
-    constexpr const char* names[] = {"gates",          "betas",          "key_norms",    "query_norms", "segment_states",  "chunk_states",
-                                     "state_gradient", "head_gradients", "partial_sums", "residuals",   "delta_gradients", "chunk_gradients"};
+    constexpr const char* names[] = {"segment_states", "chunk_states", "state_gradient", "head_gradients", "partial_sums", "records", "segment_maps", "residuals", "delta_gradients", "chunk_gradients"};
     static_assert(sizeof(names) / sizeof(names[0]) == static_cast<size_t>(Region::count), "a name for each region");
     return names[static_cast<size_t>(r)];
 }

@@ -138,6 +138,13 @@ CUresult fake_cuStreamIsCapturing(CUstream, CUstreamCaptureStatus* status) {
     *status = g_fake.capturing ? CU_STREAM_CAPTURE_STATUS_ACTIVE : CU_STREAM_CAPTURE_STATUS_NONE;
     return CUDA_SUCCESS;
 }
+CUresult fake_cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType, cuuint32_t, void*, const cuuint64_t*, const cuuint64_t*, const cuuint32_t*,
+                                     const cuuint32_t*, CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill) {
+    SEEN(cuTensorMapEncodeTiled);
+    *map = {};
+    return CUDA_SUCCESS;
+}
+
 CUresult fake_cuGetErrorName(CUresult error, const char** name) {
     *name = error == CUDA_ERROR_UNKNOWN ? "CUDA_ERROR_UNKNOWN" : error == CUDA_ERROR_OUT_OF_MEMORY ? "CUDA_ERROR_OUT_OF_MEMORY" : "CUDA_ERROR_OTHER";
     return CUDA_SUCCESS;
@@ -175,6 +182,7 @@ void* find(const char* wanted) {
     FIND(cuKernelSetAttribute);
     FIND(cuLaunchKernelEx);
     FIND(cuStreamIsCapturing);
+    FIND(cuTensorMapEncodeTiled);
     FIND(cuGetErrorName);
     FIND(cuGetErrorString);
     return nullptr;

@@ -39,6 +39,7 @@ TEST_CASE("only what was allowed is asked of the driver") {
                                           "cuKernelSetAttribute",
                                           "cuLaunchKernelEx",
                                           "cuStreamIsCapturing",
+                                          "cuTensorMapEncodeTiled",
                                           "cuGetErrorName",
                                           "cuGetErrorString",
                                           "cuTensorMapEncodeTiled"}),
@@ -145,6 +146,7 @@ TEST_CASE("the lowest version of each function is asked for") {
                                            {"cuKernelSetAttribute", 12000},
                                            {"cuLaunchKernelEx", 11060},
                                            {"cuStreamIsCapturing", 10000},
+                                           {"cuTensorMapEncodeTiled", 12000},
                                            {"cuGetErrorName", 6000},
                                            {"cuGetErrorString", 6000},
                                            {"cuTensorMapEncodeTiled", 12000}};

@@ -15,6 +15,14 @@ namespace {
 
 using Sizes = std::map<std::string, size_t>;  // parameter bytes by symbol
 
+size_t args_of(const fqla::Step& step, const fqla::Plan& plan, const fqla::Forward& call, void* workspace, fqla::KernelArgs& args) {
+    return fqla::make_kernel_args(step, plan, call, fqla::TensorMaps{}, workspace, args);
+}
+
+size_t args_of(const fqla::Step& step, const fqla::Plan& plan, const fqla::Backward& call, void* workspace, fqla::KernelArgs& args) {
+    return fqla::make_kernel_args(step, 0, plan, call, workspace, args);
+}
+
 template <class Call>
 void add_steps(const fqla::Plan& plan, const fqla::Request& r, Sizes& sizes) {
     Call call{};
@@ -25,7 +33,7 @@ void add_steps(const fqla::Plan& plan, const fqla::Request& r, Sizes& sizes) {
     alignas(256) static char workspace[256];
     fqla::KernelArgs args;
     for (int i = 0; i < plan.step_count; i++) {
-        const size_t bytes = fqla::make_kernel_args(plan.steps[i], 0, plan, call, workspace, args);
+        const size_t bytes = args_of(plan.steps[i], plan, call, workspace, args);
         const std::string symbol = fqla::kKernels[static_cast<size_t>(plan.steps[i].kernel)].symbol;
         CAPTURE(symbol);
         CHECK(bytes > 0);

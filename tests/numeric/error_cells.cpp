@@ -38,8 +38,8 @@ void print_cell(const Case& c, int32_t engine, int32_t op, const Sample& sample)
     const flashqla_query_info info = call.query();
     const std::string name = info.engine_name ? info.engine_name : "?";
     char cell[160];
-    std::snprintf(cell, sizeof cell, "%s\t%s\t%s\t%s\t%s", kGates[static_cast<int>(c.gates)], c.beta_scale > 1 ? "2sigmoid" : "sigmoid", kKeys[static_cast<int>(c.keys)],
-                  c.reads_state() ? "given" : "none", name.c_str());
+    std::snprintf(cell, sizeof cell, "%s\t%s\t%s\t%s\t%s", kGates[static_cast<int>(c.gates)], c.beta_scale > 1 ? "2sigmoid" : "sigmoid",
+                  kKeys[static_cast<int>(c.keys)], c.reads_state() ? "given" : "none", name.c_str());
     if (const int32_t status = call.run()) {
         std::printf("%s\t%s\t%s\n", cell, op ? "backward" : "forward", flashqla_status_name(status));
         return;
@@ -66,7 +66,8 @@ int main(int argc, char** argv) {
     Case c = base_case(argc, argv);
     const int32_t engine = std::atoi(option(argc, argv, "--engine", "0").c_str());
     c.seed = std::strtoull(option(argc, argv, "--seed", "1").c_str(), nullptr, 0);
-    std::printf("# %s, %s, seed %llu\ngates\tbeta\tkeys\tstate\tengine\ttensor\trelative L2\n", s.device.name, c.text().c_str(), static_cast<unsigned long long>(c.seed));
+    std::printf("# %s, %s, seed %llu\ngates\tbeta\tkeys\tstate\tengine\ttensor\trelative L2\n", s.device.name, c.text().c_str(),
+                static_cast<unsigned long long>(c.seed));
     for (const Gates gates : {Gates::none, Gates::gentle, Gates::model, Gates::strong})
         for (const double scale : {1.0, 2.0})
             for (const Keys keys : {Keys::random, Keys::alike, Keys::long_})

@@ -9,7 +9,8 @@ using namespace numeric;
 
 namespace {
 
-constexpr int32_t kEngines[] = {FLASHQLA_ENGINE_AUTO, FLASHQLA_ENGINE_RECURRENT, FLASHQLA_ENGINE_CHUNKED, FLASHQLA_ENGINE_FUSED, FLASHQLA_ENGINE_CONTEXT_PARALLEL};
+constexpr int32_t kEngines[] = {FLASHQLA_ENGINE_AUTO, FLASHQLA_ENGINE_RECURRENT, FLASHQLA_ENGINE_CHUNKED, FLASHQLA_ENGINE_FUSED,
+                                FLASHQLA_ENGINE_CONTEXT_PARALLEL};
 
 // What this engine's forward of the sample saves for the backward; null where it saves nothing.
 std::unique_ptr<Buffer> save(const Sample& sample, Call::Options options) {
@@ -121,6 +122,39 @@ TEST_CASE("ten thousand rows, and more rows than a grid has in one direction") {
     c.lengths.assign(70001, 1);
     check_forward(make_sample(c));
     check_backward(make_sample(c));
+}
+
+TEST_CASE("decode of more states than the L2 holds") {
+    for (const int32_t dtype : {FLASHQLA_DTYPE_BF16, FLASHQLA_DTYPE_F16, FLASHQLA_DTYPE_F32}) {
+        if ((session().quick || !session().cuda()) && dtype != FLASHQLA_DTYPE_BF16) break;
+        Case c = plain_case("large decode");
+        c.dtype = dtype;
+        c.key_heads = 4, c.value_heads = 8, c.key_dim = c.value_dim = 128;
+        c.state_layout = FLASHQLA_STATE_VK;
+        c.states = States::in_place;
+        c.qk_norm = FLASHQLA_NORM_L2;
+        c.lengths.assign(128, 1);
+        check_forward(make_sample(c));
+    }
+}
+
+// Rows that are empty take workspace too, and no time to check. Around where 8 GiB end, rows of several chunks lie close.
+TEST_CASE("gpu: a backward that does not fit the workspace limit goes by segments") {
+    if (session().quick) return;
+    Case c = plain_case("segments");
+    c.key_heads = 1, c.value_heads = 64, c.key_dim = 256, c.value_dim = 1;
+    c.gate = FLASHQLA_GATE_RAW;
+    c.lengths.assign(2400, 0);
+    std::fill(c.lengths.begin() + 1850, c.lengths.begin() + 2010, 100);
+    Call::Options options;
+    options.op = FLASHQLA_OP_BACKWARD;
+    options.bare_workspace = true;
+    const Sample sample = make_sample(c);
+    Call call(sample, options);
+    CHECK(call.query().workspace_bytes > uint64_t{4} << 30);
+    const std::string wrong = run_and_report(call, oracle_backward(sample));
+    CHECK_MESSAGE(wrong.empty(), wrong);
+    MESSAGE((call.query().workspace_bytes >> 20), " MiB, ", call.query().launches, " launches");
 }
 
 TEST_SUITE_END();

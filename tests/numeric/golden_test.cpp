@@ -140,8 +140,9 @@ TEST_CASE("cpu: forward and every gradient equal the golden vectors") {
         Call backward(sample, options);
         const Outcome b = must_run(backward);
         CHECK(b.damage == "");
-        const std::pair<const char*, const char*> gradients[] = {{"dq", "d_q"},         {"dk", "d_k"},        {"dv", "d_v"},         {"d_beta", "d_b"},          {"d_gate", "d_g"},
-                                                                 {"d_gate", "d_alpha"}, {"d_gate", "d_a"}, {"dA_log", "d_A_log"}, {"ddt_bias", "d_dt_bias"}};
+        const std::pair<const char*, const char*> gradients[] = {{"dq", "d_q"},     {"dk", "d_k"},         {"dv", "d_v"},
+                                                                 {"d_beta", "d_b"}, {"d_gate", "d_g"},     {"d_gate", "d_alpha"},
+                                                                 {"d_gate", "d_a"}, {"dA_log", "d_A_log"}, {"ddt_bias", "d_dt_bias"}};
         for (const auto& [grid, array] : gradients) check_grid(g, b, grid, array);
         check_grid(g, b, "d_initial", "d_s0", true);
     }

@@ -114,7 +114,8 @@ TEST_CASE("no gradient flows from one row to another") {
         size_t changed = 0;
         for (int64_t t = 0; t < sample.tokens; t++) {
             const bool own = t >= sample.tables.offsets[1] && t < sample.tables.offsets[2];
-            for (int64_t i = t * x.inner(1); !own && i < (t + 1) * x.inner(1); i++) changed += x.value[static_cast<size_t>(i)] != y.value[static_cast<size_t>(i)];
+            for (int64_t i = t * x.inner(1); !own && i < (t + 1) * x.inner(1); i++)
+                changed += x.value[static_cast<size_t>(i)] != y.value[static_cast<size_t>(i)];
         }
         CHECK_MESSAGE(changed == 0, name, ": ", changed, " elements of other rows changed");
     }

@@ -84,8 +84,11 @@ TEST_CASE("checkpoints are the final states of shorter rows") {
             const int64_t count = (j + 1) * c.checkpoint_interval, slot = c.rows() + n * width + j;
             CAPTURE(n);
             CAPTURE(count);
-            if (count > c.lengths[static_cast<size_t>(n)]) CHECK(states.written[static_cast<size_t>(slot * states.inner(1))] == 0);
-            else check_close(c, state_of(got, slot), run_piece(sample, n, 0, count, start_state(sample, n)).state, c.state_dtype, arithmetic_of(c, call), "checkpoint");
+            if (count > c.lengths[static_cast<size_t>(n)])
+                CHECK(states.written[static_cast<size_t>(slot * states.inner(1))] == 0);
+            else
+                check_close(c, state_of(got, slot), run_piece(sample, n, 0, count, start_state(sample, n)).state, c.state_dtype, arithmetic_of(c, call),
+                            "checkpoint");
         }
 }
 

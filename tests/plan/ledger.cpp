@@ -31,9 +31,9 @@ TEST_SUITE("ledger") {
         Workspace w;
         char base[1];
         CHECK(w.total_bytes() == 0);
-        CHECK(w.at<char>(Region::gates, base) == nullptr);
-        w.book(Region::gates, 0);
-        CHECK(w.at<char>(Region::gates, base) == nullptr);
+        CHECK(w.at<char>(Region::records, base) == nullptr);
+        w.book(Region::records, 0);
+        CHECK(w.at<char>(Region::records, base) == nullptr);
         CHECK(w.total_bytes() == 0);
     }
 

@@ -12,15 +12,15 @@
 
 namespace numeric {
 
-Buffer::Buffer(size_t bytes, uint64_t seed, bool bare) : base_(nullptr), bare_(bare), host_(bytes + 2 * kGuard, uint8_t{0xFF}) {
+Buffer::Buffer(size_t bytes, uint64_t seed, bool bare) : base_(nullptr), bytes_(bytes), bare_(bare), host_((bare ? 0 : bytes) + 2 * kGuard, uint8_t{0xFF}) {
     Random random(seed);
-    for (size_t i = 0; seed && i + 8 <= bytes; i += 8) {
+    for (size_t i = 0; seed && !bare && i + 8 <= bytes; i += 8) {
         const uint64_t bits = random.bits();
         std::memcpy(host() + i, &bits, 8);
     }
-    base_ = static_cast<uint8_t*>(fqla_dev_alloc(&session().device, host_.size()));
+    base_ = static_cast<uint8_t*>(fqla_dev_alloc(&session().device, bytes + 2 * kGuard));
     if (!base_) {
-        std::fprintf(stderr, "%zu bytes of device memory: %s\n", host_.size(), fqla_dev_error(&session().device));
+        std::fprintf(stderr, "%zu bytes of device memory: %s\n", bytes, fqla_dev_error(&session().device));
         std::abort();
     }
     upload();
@@ -34,19 +34,20 @@ Buffer::~Buffer() {
 template <class Copy>
 void Buffer::copy(const Copy& part) const {
     guard(false);
-    const bool failed = bare_ ? part(size_t{0}, kGuard) || part(behind(), kGuard) : part(size_t{0}, host_.size());
+    const bool failed = bare_ ? part(size_t{0}, size_t{0}, kGuard) || part(kGuard + bytes_, kGuard, kGuard) : part(size_t{0}, size_t{0}, host_.size());
     if (failed) std::fprintf(stderr, "%s\n", fqla_dev_error(&session().device));
     guard(true);
 }
 
 void Buffer::upload() {
-    copy([&](size_t at, size_t bytes) { return fqla_dev_upload(&session().device, base_ + at, host_.data() + at, bytes); });
+    copy([&](size_t to, size_t from, size_t bytes) { return fqla_dev_upload(&session().device, base_ + to, host_.data() + from, bytes); });
 }
 
 const uint8_t* Buffer::download(bool& guards_kept) {
     after_.resize(host_.size());
-    copy([&](size_t at, size_t bytes) { return fqla_dev_download(&session().device, after_.data() + at, base_ + at, bytes); });
-    guards_kept = !std::memcmp(after_.data(), host_.data(), kGuard) && !std::memcmp(after_.data() + behind(), host_.data() + behind(), kGuard);
+    copy([&](size_t from, size_t to, size_t bytes) { return fqla_dev_download(&session().device, after_.data() + to, base_ + from, bytes); });
+    const size_t last = host_.size() - kGuard;
+    guards_kept = !std::memcmp(after_.data(), host_.data(), kGuard) && !std::memcmp(after_.data() + last, host_.data() + last, kGuard);
     return downloaded();
 }
 
@@ -55,9 +56,9 @@ void Buffer::guard(bool on) const {
     if (session().cuda()) return;
     if (on) {
         __asan_poison_memory_region(base_, kGuard);
-        __asan_poison_memory_region(base_ + kGuard + bytes(), kGuard);
+        __asan_poison_memory_region(base_ + kGuard + bytes_, kGuard);
     } else {
-        __asan_unpoison_memory_region(base_, host_.size());
+        __asan_unpoison_memory_region(base_, bytes_ + 2 * kGuard);
     }
 #else
     (void)on;

@@ -18,7 +18,8 @@ public:
     Buffer& operator=(const Buffer&) = delete;
 
     uint8_t* data() const { return base_ + kGuard; }  // on the device, aligned to 256
-    size_t bytes() const { return host_.size() - 2 * kGuard; }
+    size_t bytes() const { return bytes_; }
+    bool bare() const { return bare_; }                // then what follows holds the bands alone
     uint8_t* host() { return host_.data() + kGuard; }  // to be filled, then uploaded
     void upload();
     // What is on the device now; `guards_kept` tells whether the bands are as they were.
@@ -26,12 +27,12 @@ public:
     const uint8_t* downloaded() const { return after_.data() + kGuard; }
 
 private:
-    size_t behind() const { return host_.size() - kGuard; }
     template <class Copy>
-    void copy(const Copy& part) const;  // part(offset, bytes) for all that may be copied
-    void guard(bool on) const;  // under ASan the host's bands may not even be read
+    void copy(const Copy& part) const;  // part(device offset, host offset, bytes) for all that is copied
+    void guard(bool on) const;          // under ASan the host's bands may not even be read
 
     uint8_t* base_;
+    size_t bytes_;
     bool bare_;
     std::vector<uint8_t> host_, after_;
 };

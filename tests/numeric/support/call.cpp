@@ -71,7 +71,8 @@ void Call::add(const char* name, int32_t dtype, Layout x, flashqla_tensor& view,
     tensors_.push_back({name, dtype, x, buffer, &view, output, states});
 }
 
-void Call::add_group(const std::vector<const char*>& names, int32_t dtype, const std::vector<Layout>& shapes, const std::vector<flashqla_tensor*>& views, bool output) {
+void Call::add_group(const std::vector<const char*>& names, int32_t dtype, const std::vector<Layout>& shapes, const std::vector<flashqla_tensor*>& views,
+                     bool output) {
     std::vector<Layout> layouts = shapes;
     std::vector<Layout*> group;
     for (Layout& x : layouts) group.push_back(&x);
@@ -160,7 +161,7 @@ void Call::add_tables() {
 
 void Call::add_workspace() {
     workspace_bytes_ = query().workspace_bytes;
-    buffers_.push_back(std::make_unique<Buffer>(static_cast<size_t>(workspace_bytes_), options_.poison, session().bare_workspace));
+    buffers_.push_back(std::make_unique<Buffer>(static_cast<size_t>(workspace_bytes_), options_.poison, options_.bare_workspace || session().bare_workspace));
     workspace_ = buffers_.back().get();
     if (!options_.saved) return;
     forward_.saved = options_.saved->data();

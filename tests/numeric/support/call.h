@@ -17,6 +17,7 @@ public:
         flashqla_handle* handle = nullptr;  // null: the session's
         uint64_t poison = 0;                // of outputs and workspace: 0: 0xFF, else a seed of random bytes
         bool d_final = true;                // backward: given at all
+        bool bare_workspace = false;        // see Buffer
         Buffer* saved = nullptr;            // what a forward saves, and its backward reads
         std::vector<const char*> wanted;    // gradients; empty: all
     };
@@ -54,7 +55,8 @@ private:
     bool is_wanted(const char* name) const;
     Buffer* add_buffer(int64_t bytes, bool poison);
     void add(const char* name, int32_t dtype, Layout layout, flashqla_tensor& view, bool output, Buffer* buffer = nullptr);
-    void add_group(const std::vector<const char*>& names, int32_t dtype, const std::vector<Layout>& shapes, const std::vector<flashqla_tensor*>& views, bool output);
+    void add_group(const std::vector<const char*>& names, int32_t dtype, const std::vector<Layout>& shapes, const std::vector<flashqla_tensor*>& views,
+                   bool output);
     void add_tensors();
     void add_states();
     void add_tables();

@@ -10,8 +10,15 @@ const Numbers& Call::values_of(const char* name) const {
     const struct {
         const char* name;
         const Numbers& values;
-    } all[] = {{"q", x.q},         {"k", x.k},           {"v", x.v},         {"gate", x.gate},      {"beta", x.beta},
-               {"A_log", x.a_log}, {"dt_bias", x.dt_bias}, {"d_out", x.d_out}, {"d_final", x.d_final}};
+    } all[] = {{"q", x.q},
+               {"k", x.k},
+               {"v", x.v},
+               {"gate", x.gate},
+               {"beta", x.beta},
+               {"A_log", x.a_log},
+               {"dt_bias", x.dt_bias},
+               {"d_out", x.d_out},
+               {"d_final", x.d_final}};
     for (const auto& a : all)
         if (!std::strcmp(a.name, name)) return a.values;
     return x.q;
@@ -81,7 +88,8 @@ void Call::read_pool(Grid& grid, std::vector<std::vector<uint8_t>>& covered) {
     for (int64_t slot = 0; slot < sample_.tables.slots; slot++)
         for (int64_t h = 0; h < c.value_heads; h++)
             for (int64_t i = 0; i < c.key_dim; i++)
-                for (int64_t j = 0; j < c.value_dim; j++) take(*write_pool_, bytes, slot * slot_stride_ + h * head + state_place(i, j), c.state_dtype, grid, to++);
+                for (int64_t j = 0; j < c.value_dim; j++)
+                    take(*write_pool_, bytes, slot * slot_stride_ + h * head + state_place(i, j), c.state_dtype, grid, to++);
 }
 
 Outcome Call::read() {
@@ -92,9 +100,8 @@ Outcome Call::read() {
         bool kept = true;
         buffer->download(kept);
         if (!kept) got.damage += "guard band of buffer " + std::to_string(covered.size()) + " written; ";
-        covered.emplace_back(buffer->bytes(), uint8_t{0});
+        covered.emplace_back(buffer.get() == workspace_ ? 0 : buffer->bytes(), uint8_t{0});
     }
-    if (workspace_) std::fill(covered[index_of(workspace_)].begin(), covered[index_of(workspace_)].end(), uint8_t{1});
     for (const Tensor& tensor : tensors_)
         if (tensor.output) read_tensor(tensor, *got.find(tensor.name), covered);
     if (write_pool_ && !backward()) read_pool(*got.find("state"), covered);

@@ -28,13 +28,14 @@ std::string Case::text() const {
     for (size_t i = 0; i < lengths.size() && i < 8; i++) rows_text += (i ? "+" : "") + std::to_string(lengths[i]);
     if (lengths.size() > 8) rows_text += "+... " + std::to_string(lengths.size()) + " rows";
     char line[640];
-    std::snprintf(line, sizeof line,
-                  "heads %d/%d %s dims %dx%d dtype %s/%s/%s gate %s %s beta %s x%g keys %s%s state %s %s extra %s rows %s offsets %s strides %s flags %llx seed %llx",
-                  key_heads, value_heads, head_map ? "tiled" : "grouped", key_dim, value_dim, dtype_name(dtype), dtype_name(gate_dtype), dtype_name(state_dtype),
-                  gate_forms[gate], gate_values[static_cast<int>(gates)], beta ? "logit" : "value", beta_scale, key_values[static_cast<int>(keys)],
-                  qk_norm ? " l2" : "", state_layout ? "VK" : "KV", state_forms[static_cast<int>(states)], extras[static_cast<int>(extra)], rows_text.c_str(),
-                  offset_forms[static_cast<int>(offsets)], stride_forms[static_cast<int>(strides)], static_cast<unsigned long long>(flags),
-                  static_cast<unsigned long long>(seed));
+    std::snprintf(
+        line, sizeof line,
+        "heads %d/%d %s dims %dx%d dtype %s/%s/%s gate %s %s beta %s x%g keys %s%s state %s %s extra %s rows %s offsets %s strides %s flags %llx seed %llx",
+        key_heads, value_heads, head_map ? "tiled" : "grouped", key_dim, value_dim, dtype_name(dtype), dtype_name(gate_dtype), dtype_name(state_dtype),
+        gate_forms[gate], gate_values[static_cast<int>(gates)], beta ? "logit" : "value", beta_scale, key_values[static_cast<int>(keys)], qk_norm ? " l2" : "",
+        state_layout ? "VK" : "KV", state_forms[static_cast<int>(states)], extras[static_cast<int>(extra)], rows_text.c_str(),
+        offset_forms[static_cast<int>(offsets)], stride_forms[static_cast<int>(strides)], static_cast<unsigned long long>(flags),
+        static_cast<unsigned long long>(seed));
     return line;
 }
 

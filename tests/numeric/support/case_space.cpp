@@ -7,7 +7,28 @@
 namespace numeric {
 namespace {
 
-enum Axis { heads, head_map, dims, dtype, gate_dtype, state_dtype, gate, gates, beta, beta_scale, keys, norm, layout, offsets, rows, strides, states, extra, flags, axes };
+enum Axis {
+    heads,
+    head_map,
+    dims,
+    dtype,
+    gate_dtype,
+    state_dtype,
+    gate,
+    gates,
+    beta,
+    beta_scale,
+    keys,
+    norm,
+    layout,
+    offsets,
+    rows,
+    strides,
+    states,
+    extra,
+    flags,
+    axes
+};
 
 struct Sizes {
     std::vector<std::pair<int32_t, int32_t>> heads, dims;

@@ -83,6 +83,8 @@ Numbers state_of(const Outcome& outcome, int64_t slot) {
     return Numbers(from, from + grid.inner(1));
 }
 
-bool same_bits(const Numbers& a, const Numbers& b) { return a.size() == b.size() && (a.empty() || !std::memcmp(a.data(), b.data(), a.size() * sizeof(double))); }
+bool same_bits(const Numbers& a, const Numbers& b) {
+    return a.size() == b.size() && (a.empty() || !std::memcmp(a.data(), b.data(), a.size() * sizeof(double)));
+}
 
 }  // namespace numeric

@@ -19,7 +19,8 @@ std::map<std::string, Largest>& largest() {
 
 void remember(const Case& c, const Grid& grid, Arithmetic arithmetic, const Difference& d) {
     constexpr const char* names[] = {"f64", "f32", "16-bit operands"};
-    Largest& l = largest()[std::string(dtype_name(c.dtype)) + "\t" + names[static_cast<int>(arithmetic)] + "\t" + grid.name + " (" + dtype_name(grid.dtype) + ")"];
+    Largest& l =
+        largest()[std::string(dtype_name(c.dtype)) + "\t" + names[static_cast<int>(arithmetic)] + "\t" + grid.name + " (" + dtype_name(grid.dtype) + ")"];
     l.count++;
     if (d.relative / d.bound > l.of_bound) l.of_bound = d.relative / d.bound;
     if (d.relative > l.relative) l.relative = d.relative;
@@ -61,9 +62,12 @@ double arithmetic_bound(const Case& c, const Grid& want, Arithmetic arithmetic) 
     // Keys alike, or beta |k|^2 near 2, make each token's update undo most of the last one's: differences of large numbers.
     const bool hard = c.keys != Keys::random || c.beta_scale > 1;
     switch (arithmetic) {
-        case Arithmetic::f64: return sums ? 1e-9 : 1e-11;
-        case Arithmetic::f32: return (gradient ? 2e-5 : 1e-5) * (hard ? 3 : 1) * (sums ? 20 : 1);
-        default: break;
+        case Arithmetic::f64:
+            return sums ? 1e-9 : 1e-11;
+        case Arithmetic::f32:
+            return (gradient ? 2e-5 : 1e-5) * (hard ? 3 : 1) * (sums ? 20 : 1);
+        default:
+            break;
     }
     const double bits = c.dtype == FLASHQLA_DTYPE_F16 ? 0.125 : 1;
     return bits * (gradient ? 8e-3 : 5e-3) * (hard ? 4 : 1) * (sums ? 10 : 1);
@@ -124,9 +128,10 @@ std::string report(const Sample& sample, const Outcome& got, const Outcome& want
         remember(sample.c, y, arithmetic, d);
         if (d.good()) continue;
         char line[400];
-        std::snprintf(line, sizeof line, "    %s (%s): error %.3e, bound %.3e, cosine %.6f; %zu NaN, %zu inf, %zu unchanged and %zu stray of %zu; worst %s: got %.9g, want %.9g\n", y.name,
-                      dtype_name(y.dtype), d.relative, d.bound, d.cosine, d.nans, d.infinities, d.lost, d.stray, y.value.size(), place(y, d.worst).c_str(),
-                      x.value.empty() ? 0 : x.value[d.worst], y.value.empty() ? 0 : y.value[d.worst]);
+        std::snprintf(line, sizeof line,
+                      "    %s (%s): error %.3e, bound %.3e, cosine %.6f; %zu NaN, %zu inf, %zu unchanged and %zu stray of %zu; worst %s: got %.9g, want %.9g\n",
+                      y.name, dtype_name(y.dtype), d.relative, d.bound, d.cosine, d.nans, d.infinities, d.lost, d.stray, y.value.size(),
+                      place(y, d.worst).c_str(), x.value.empty() ? 0 : x.value[d.worst], y.value.empty() ? 0 : y.value[d.worst]);
         text += line;
     }
     return text.empty() ? text : "\n  " + sample.c.text() + "\n" + text;

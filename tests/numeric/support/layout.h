@@ -10,7 +10,7 @@ namespace numeric {
 struct Layout {
     int64_t rows = 1, tokens = 0, heads = 1, dim = 1;
     int64_t base = 0, row = 0, token = 0, head = 0;
-    bool packed = false;  // given to the call as zeros
+    bool packed = false;   // given to the call as zeros
     int64_t elements = 0;  // of the memory
 
     int64_t at(int64_t r, int64_t t, int64_t h) const { return base + r * row + t * token + h * head; }

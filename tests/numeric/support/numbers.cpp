@@ -81,28 +81,40 @@ const char* dtype_name(int32_t dtype) {
 
 double round_to(int32_t dtype, double x) {
     switch (dtype) {
-        case FLASHQLA_DTYPE_F64: return x;
-        case FLASHQLA_DTYPE_F16: return round_small(kF16, x);
-        case FLASHQLA_DTYPE_BF16: return round_small(kBf16, x);
-        default: return static_cast<double>(static_cast<float>(x));
+        case FLASHQLA_DTYPE_F64:
+            return x;
+        case FLASHQLA_DTYPE_F16:
+            return round_small(kF16, x);
+        case FLASHQLA_DTYPE_BF16:
+            return round_small(kBf16, x);
+        default:
+            return static_cast<double>(static_cast<float>(x));
     }
 }
 
 void encode(int32_t dtype, double x, void* to) {
     switch (dtype) {
-        case FLASHQLA_DTYPE_F64: return store(x, to);
-        case FLASHQLA_DTYPE_F16: return store(f16_bits(x), to);
-        case FLASHQLA_DTYPE_BF16: return store(bf16_bits(x), to);
-        default: return store(static_cast<float>(x), to);
+        case FLASHQLA_DTYPE_F64:
+            return store(x, to);
+        case FLASHQLA_DTYPE_F16:
+            return store(f16_bits(x), to);
+        case FLASHQLA_DTYPE_BF16:
+            return store(bf16_bits(x), to);
+        default:
+            return store(static_cast<float>(x), to);
     }
 }
 
 double decode(int32_t dtype, const void* from) {
     switch (dtype) {
-        case FLASHQLA_DTYPE_F64: return load<double>(from);
-        case FLASHQLA_DTYPE_F16: return f16_value(load<uint16_t>(from));
-        case FLASHQLA_DTYPE_BF16: return bf16_value(load<uint16_t>(from));
-        default: return static_cast<double>(load<float>(from));
+        case FLASHQLA_DTYPE_F64:
+            return load<double>(from);
+        case FLASHQLA_DTYPE_F16:
+            return f16_value(load<uint16_t>(from));
+        case FLASHQLA_DTYPE_BF16:
+            return bf16_value(load<uint16_t>(from));
+        default:
+            return static_cast<double>(load<float>(from));
     }
 }
 

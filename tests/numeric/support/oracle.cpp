@@ -46,8 +46,8 @@ public:
         Numbers q, k, v, gate, beta, a_log, dt_bias, initial;
     };
     Gradients backward(const Numbers& state, Numbers& d_final) {
-        Gradients g{Numbers(q_.size()), Numbers(k_.size()), Numbers(v_.size()), Numbers(gate_.size()), Numbers(beta_.size()), Numbers(a_log_.size()), Numbers(dt_bias_.size()),
-                    Numbers(state.size())};
+        Gradients g{Numbers(q_.size()),    Numbers(k_.size()),     Numbers(v_.size()),       Numbers(gate_.size()),
+                    Numbers(beta_.size()), Numbers(a_log_.size()), Numbers(dt_bias_.size()), Numbers(state.size())};
         state_.read_data = state.data();
         flashqla_backward_args args;
         flashqla_backward_args_init(&args, sizeof args);

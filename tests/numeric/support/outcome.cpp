@@ -5,7 +5,8 @@
 
 namespace numeric {
 
-Grid::Grid(const char* grid_name, int32_t stored, std::vector<int64_t> extents, double usual) : name(grid_name), dtype(stored), shape(std::move(extents)), natural(usual) {
+Grid::Grid(const char* grid_name, int32_t stored, std::vector<int64_t> extents, double usual)
+    : name(grid_name), dtype(stored), shape(std::move(extents)), natural(usual) {
     value.assign(static_cast<size_t>(inner(0)), 0.0);
     written.assign(value.size(), 0);
 }

@@ -16,7 +16,7 @@ struct Grid {
     std::vector<uint8_t> written;
 
     Grid(const char* grid_name, int32_t stored, std::vector<int64_t> extents, double usual);
-    int64_t inner(size_t from) const;  // elements of one step along axis from-1
+    int64_t inner(size_t from) const;                   // elements of one step along axis from-1
     void fill(int64_t begin, int64_t count, double x);  // value and written
 };
 

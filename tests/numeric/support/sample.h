@@ -14,8 +14,8 @@ struct Values {
 };
 
 struct Tables {
-    std::vector<int64_t> offsets;  // also where the call is given none
-    int64_t slots = 0;             // of either pool
+    std::vector<int64_t> offsets;                                                           // also where the call is given none
+    int64_t slots = 0;                                                                      // of either pool
     std::vector<int32_t> read_slots, write_slots, checkpoint_slots, token_slots, accepted;  // empty: not given
     int64_t checkpoint_width = 0;
 };

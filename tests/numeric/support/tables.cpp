@@ -73,8 +73,10 @@ std::vector<Row> rows_of(const Sample& sample) {
         if (c.reads_state()) {
             int64_t slot = t.read_slots.empty() ? static_cast<int64_t>(n) : t.read_slots[n];
             const int64_t accepted = t.accepted.empty() ? 0 : t.accepted[n];
-            if (accepted < 0 || accepted > c.token_width) slot = FLASHQLA_SLOT_PAD;
-            else if (accepted > 0) slot = t.token_slots[n * static_cast<size_t>(c.token_width) + static_cast<size_t>(accepted) - 1];
+            if (accepted < 0 || accepted > c.token_width)
+                slot = FLASHQLA_SLOT_PAD;
+            else if (accepted > 0)
+                slot = t.token_slots[n * static_cast<size_t>(c.token_width) + static_cast<size_t>(accepted) - 1];
             row.start = valid(slot) ? slot : -1;
             row.skip_forward = row.skip_backward = !valid(slot) && slot != FLASHQLA_SLOT_NONE;
         }
@@ -82,7 +84,8 @@ std::vector<Row> rows_of(const Sample& sample) {
             const int64_t slot = t.write_slots.empty() ? static_cast<int64_t>(n) : t.write_slots[n];
             if (!valid(slot) && slot != FLASHQLA_SLOT_NONE) row.skip_forward = true;
             for (size_t j = 0; j < static_cast<size_t>(t.checkpoint_width); j++) {
-                const int64_t to = t.checkpoint_slots[n * static_cast<size_t>(t.checkpoint_width) + j], count = static_cast<int64_t>(j + 1) * c.checkpoint_interval;
+                const int64_t to = t.checkpoint_slots[n * static_cast<size_t>(t.checkpoint_width) + j],
+                              count = static_cast<int64_t>(j + 1) * c.checkpoint_interval;
                 if (valid(to) && count <= row.length) row.stores.push_back({count, to});
             }
             for (int64_t j = 0; !t.token_slots.empty() && j < c.token_width && j < row.length; j++) {

@@ -1,0 +1,17 @@
+// Estimated times of the engines, in microseconds: what the planner compares. Fitted to an H100 80GB (132 multiprocessors, 3.03 TB/s),
+// graph replay with the L2 flushed; other cards scale by their multiprocessors. Only the order of engines has to be right.
+#pragma once
+#include "problem.h"
+#include "caps.h"
+
+namespace fqla {
+
+double recurrent_cost(const Request& request, const Caps& caps);
+double fused_cost(const Request& request, const Caps& caps);
+double chunked_cost(const Request& request, const Caps& caps);
+double context_parallel_cost(const Request& request, const Caps& caps);
+
+// How context parallelism would cut each row: the count of segments with the least estimated time; below 2 it does not apply.
+int64_t best_segments(const Request& request, const Caps& caps);
+
+}  // namespace fqla

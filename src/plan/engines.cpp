@@ -1,0 +1,46 @@
+#include "engines.h"
+
+#include "cost.h"
+
+namespace fqla {
+namespace {
+
+const char* refuses_cpu(const Request&, const Caps& caps) { return caps.cuda ? "runs on CPU handles" : nullptr; }
+
+const char* refuses_recurrent(const Request& request, const Caps& caps) {
+    if (!caps.cuda) return "runs on CUDA handles";
+    return request.op == FLASHQLA_OP_FORWARD ? nullptr : "computes the forward";
+}
+
+const char* refuses_portable_backward(const Request& request, const Caps& caps) {
+    if (!caps.cuda) return "runs on CUDA handles";
+    return request.op == FLASHQLA_OP_BACKWARD ? nullptr : "computes the backward";
+}
+
+double no_choice(const Request&, const Caps&) { return 0; }
+
+// Of engines that refuse or take a request whatever its bounds and options.
+template <const char* (*kRefuses)(const Request&, const Caps&), void (*kFill)(const Request&, const Caps&, Plan&)>
+uint64_t same_workspace(const Request& request, const Caps& caps) {
+    if (kRefuses(request, caps)) return 0;
+    Plan plan{};
+    kFill(request, caps, plan);
+    return plan.workspace.total_bytes();
+}
+
+uint64_t no_workspace(const Request&, const Caps&) { return 0; }
+
+}  // namespace
+
+const Engine kEngines[] = {
+    {FLASHQLA_ENGINE_RECURRENT, "cpu", refuses_cpu, no_choice, plan_cpu, same_workspace<refuses_cpu, plan_cpu>},
+    {FLASHQLA_ENGINE_RECURRENT, "recurrent", refuses_recurrent, recurrent_cost, plan_forward_recurrent, no_workspace},
+    {FLASHQLA_ENGINE_FUSED, "fused", refuses_fused, fused_cost, plan_fused, no_workspace},
+    {FLASHQLA_ENGINE_CHUNKED, "chunked", refuses_chunked, chunked_cost, plan_chunked, most_chunked_workspace},
+    {FLASHQLA_ENGINE_CONTEXT_PARALLEL, "context parallel", refuses_context_parallel, context_parallel_cost, plan_context_parallel, most_context_parallel_workspace},
+    {FLASHQLA_ENGINE_RECURRENT, "portable backward", refuses_portable_backward, no_choice, plan_backward_portable,
+     same_workspace<refuses_portable_backward, plan_backward_portable>},
+};
+const int kEngineCount = sizeof(kEngines) / sizeof(kEngines[0]);
+
+}  // namespace fqla
