@@ -31,13 +31,12 @@ void backward(benchmark::State& state, int32_t dtype, int32_t layout) {
     bench::check(flashqla_query(p.handle, &p.problem, &p.sequences, &p.state, FLASHQLA_OP_BACKWARD, &info));
     const size_t bytes = (info.workspace_bytes + 255) / 256 * 256;
     const std::unique_ptr<void, void (*)(void*)> workspace(std::aligned_alloc(256, bytes), std::free);
-    bench::time_calls(state, shape, [&] {
-        bench::check(flashqla_backward(p.handle, &p.problem, &p.sequences, &p.state, &args, workspace.get(), bytes, nullptr));
-    });
+    bench::time_calls(state, shape,
+                      [&] { bench::check(flashqla_backward(p.handle, &p.problem, &p.sequences, &p.state, &args, workspace.get(), bytes, nullptr)); });
 }
 
-BENCHMARK_CAPTURE(backward, f32/vk, FLASHQLA_DTYPE_F32, FLASHQLA_STATE_VK)->Apply(bench::add_shapes);
-BENCHMARK_CAPTURE(backward, bf16/vk, FLASHQLA_DTYPE_BF16, FLASHQLA_STATE_VK)->Apply(bench::add_shapes);
+BENCHMARK_CAPTURE(backward, f32 / vk, FLASHQLA_DTYPE_F32, FLASHQLA_STATE_VK)->Apply(bench::add_shapes);
+BENCHMARK_CAPTURE(backward, bf16 / vk, FLASHQLA_DTYPE_BF16, FLASHQLA_STATE_VK)->Apply(bench::add_shapes);
 
 }  // namespace
 

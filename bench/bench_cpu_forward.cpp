@@ -18,9 +18,9 @@ void forward(benchmark::State& state, int32_t dtype, int32_t layout) {
     bench::time_calls(state, shape, [&] { bench::check(flashqla_forward(p.handle, &p.problem, &p.sequences, &p.state, &args, nullptr, 0, nullptr)); });
 }
 
-BENCHMARK_CAPTURE(forward, f32/vk, FLASHQLA_DTYPE_F32, FLASHQLA_STATE_VK)->Apply(bench::add_shapes);
-BENCHMARK_CAPTURE(forward, f32/kv, FLASHQLA_DTYPE_F32, FLASHQLA_STATE_KV)->Apply(bench::add_shapes);
-BENCHMARK_CAPTURE(forward, bf16/vk, FLASHQLA_DTYPE_BF16, FLASHQLA_STATE_VK)->Apply(bench::add_shapes);
+BENCHMARK_CAPTURE(forward, f32 / vk, FLASHQLA_DTYPE_F32, FLASHQLA_STATE_VK)->Apply(bench::add_shapes);
+BENCHMARK_CAPTURE(forward, f32 / kv, FLASHQLA_DTYPE_F32, FLASHQLA_STATE_KV)->Apply(bench::add_shapes);
+BENCHMARK_CAPTURE(forward, bf16 / vk, FLASHQLA_DTYPE_BF16, FLASHQLA_STATE_VK)->Apply(bench::add_shapes);
 
 }  // namespace
 

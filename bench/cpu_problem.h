@@ -39,8 +39,10 @@ public:
 
 private:
     void put(size_t i, float x) {
-        if (dtype_ == FLASHQLA_DTYPE_F32) std::memcpy(&bytes_[4 * i], &x, 4);
-        else std::memcpy(&bytes_[2 * i], reinterpret_cast<const char*>(&x) + 2, 2);  // bf16: the upper half, cut
+        if (dtype_ == FLASHQLA_DTYPE_F32)
+            std::memcpy(&bytes_[4 * i], &x, 4);
+        else
+            std::memcpy(&bytes_[2 * i], reinterpret_cast<const char*>(&x) + 2, 2);  // bf16: the upper half, cut
     }
     int32_t dtype_;
     std::vector<char> bytes_;
@@ -57,8 +59,13 @@ constexpr int32_t kDim = 128;
 class CpuProblem {
 public:
     explicit CpuProblem(const Shape& s)
-        : shape_(s), q(keys()), k(keys()), v(values()), gate(per_token([this] { return -std::log1p(std::exp(normal())) / 16; })),
-          beta(per_token([this] { return 1 / (1 + std::exp(-normal())); })), start(FLASHQLA_DTYPE_F32, states(), [this] { return 0.3f * normal(); }),
+        : shape_(s),
+          q(keys()),
+          k(keys()),
+          v(values()),
+          gate(per_token([this] { return -std::log1p(std::exp(normal())) / 16; })),
+          beta(per_token([this] { return 1 / (1 + std::exp(-normal())); })),
+          start(FLASHQLA_DTYPE_F32, states(), [this] { return 0.3f * normal(); }),
           final(FLASHQLA_DTYPE_F32, states()) {
         flashqla_config config;
         check(flashqla_config_init(&config, sizeof config));

@@ -35,15 +35,16 @@
  *   own outputs. A CPU handle runs one call at a time on its pool, others wait their turn.
  * ERRORS    Functions return a FLASHQLA_STATUS_*; flashqla_last_error then tells the field, its value and the rule. When the status
  *   is not OK, nothing was launched and nothing was written, but for CUDA_ERROR, which may come after a part was enqueued.
- *   Contents of device arrays cannot be checked on the host: offsets are clamped into [0, tokens] and made non-decreasing, slots
- *   outside the pool are skipped. No content of any array makes the library touch memory outside what was described.
+ *   Contents of device arrays cannot be checked on the host: offsets are clamped into [0, tokens], a row that would end before it
+ *   begins is empty (rows that overlap because of decreasing offsets leave the shared tokens undefined), and slots outside the pool
+ *   are skipped. No content of any array makes the library touch memory outside what was described.
  * NUMBERS   Same call, same device, same library: same bits. There is no other mode. CPU results do not depend on the number of
  *   threads. NaN and infinity stay within their row and head.
  * GROWTH    Each struct but flashqla_tensor begins with struct_size, set by its _init function (or to sizeof by hand). A larger struct
  *   from a newer header is accepted if what this library does not know is zero (else UNSUPPORTED). Zero in any field is its
  *   documented default. Symbols are only ever added.
  * OTHER     fork: handles belong to the parent. dlclose: the library stays loaded. Environment variables: none are read.
- *   MIG, MPS, green contexts: the multiprocessor count is read from the device, and no kernel needs its blocks to run side by side.
+ *   MIG, MPS, green contexts: the multiprocessor count is that of the context current at flashqla_create; no kernel needs more.
  *
  * C89 with <stdint.h>. No enum, bitfield, union or variadic in any signature or struct.
  */
@@ -193,7 +194,7 @@ enum {
 #define FLASHQLA_PROBLEM_ALLOW_16BIT_OPERANDS 8
 
 /* flashqla_state.flags */
-/* Do not store final states, whatever the write slots say (verify: the caller keeps per-token states and decides later). */
+/* Do not store final states (verify: the caller keeps per-token states and decides later). A write slot of PAD still skips its row. */
 #define FLASHQLA_STATE_NO_FINAL 1
 
 /* ============================================================================ structs ============================================ */
@@ -340,7 +341,7 @@ typedef struct flashqla_backward_args {
     flashqla_tensor d_beta;        /* [tokens, HV], dL/d(what beta holds); dtypes as gate */
     flashqla_tensor dA_log;        /* [HV], raw gate only; overwritten with the sum over all tokens of all rows; dtypes as gate */
     flashqla_tensor ddt_bias;      /* [HV], raw gate only; as dA_log */
-    flashqla_tensor d_initial;     /* dL/d(initial state), by row, as d_final. Rows whose read slot is NONE: zeros */
+    flashqla_tensor d_initial;     /* dL/d(initial state), by row, as d_final. Rows that start from zero: zeros */
     const void *saved;             /* what the forward call of the same problem, sequences and tensors saved, or NULL: recomputed */
     uint64_t saved_bytes;
 } flashqla_backward_args;

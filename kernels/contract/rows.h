@@ -48,13 +48,17 @@ FQLA_HD RowSlots row_slots(const StateIo& state, int64_t n) {
             const int64_t a = state.accepted[n];
             slot = a < 0 || a > state.token_width ? FLASHQLA_SLOT_PAD : state.token_slots[n * state.token_width + a - 1];
         }
-        if (in_pool(state.read, slot)) r.read = slot;
-        else if (slot != FLASHQLA_SLOT_NONE) r.skip = true;
+        if (in_pool(state.read, slot))
+            r.read = slot;
+        else if (slot != FLASHQLA_SLOT_NONE)
+            r.skip = true;
     }
     if (state.write.data) {
         const int64_t slot = state.write.table ? state.write.table[n] : n;
-        if (in_pool(state.write, slot)) r.write = state.store_final ? slot : kNoSlot;
-        else if (slot != FLASHQLA_SLOT_NONE) r.skip = true;
+        if (in_pool(state.write, slot))
+            r.write = state.store_final ? slot : kNoSlot;
+        else if (slot != FLASHQLA_SLOT_NONE)
+            r.skip = true;
     }
     return r;
 }
@@ -77,7 +81,8 @@ FQLA_HD int64_t token_slot(const StateIo& state, int64_t n, int64_t t) {
 
 // In 32 unsigned bits: a 64-bit division is about a hundred instructions before a kernel's first load.
 FQLA_HD int32_t key_head_of(const Form& form, int32_t value_head) {
-    const uint32_t h = static_cast<uint32_t>(value_head), key_heads = static_cast<uint32_t>(form.key_heads), value_heads = static_cast<uint32_t>(form.value_heads);
+    const uint32_t h = static_cast<uint32_t>(value_head), key_heads = static_cast<uint32_t>(form.key_heads),
+                   value_heads = static_cast<uint32_t>(form.value_heads);
     return static_cast<int32_t>(form.head_map == FLASHQLA_HEADS_TILED ? h % key_heads : h / (value_heads / key_heads));
 }
 

@@ -114,7 +114,7 @@ size_t flashqla_last_error_copy(char* buffer, size_t capacity) {
 }
 
 int32_t flashqla_config_init(flashqla_config* p, size_t size) {
-    if (const int32_t s = init_struct(p, size, sizeof(flashqla_config), "flashqla_config")) return s;
+    if (const int32_t s = init_struct(p, size)) return s;
     p->device = FLASHQLA_DEVICE_BEST;
     return kOk;
 }
@@ -122,7 +122,7 @@ int32_t flashqla_config_init(flashqla_config* p, size_t size) {
 int32_t flashqla_problem_init(flashqla_problem* p, size_t size, int32_t form) {
     if (form != FLASHQLA_FORM_PLAIN && form != FLASHQLA_FORM_QWEN)
         return fail(FLASHQLA_STATUS_INVALID_ARGUMENT, "form = %d: must be FLASHQLA_FORM_PLAIN (0) or _QWEN (1)", form);
-    if (const int32_t s = init_struct(p, size, sizeof(flashqla_problem), "flashqla_problem")) return s;
+    if (const int32_t s = init_struct(p, size)) return s;
     if (form == FLASHQLA_FORM_QWEN) {
         p->dtype = FLASHQLA_DTYPE_BF16;
         p->gate = FLASHQLA_GATE_RAW;
@@ -133,18 +133,14 @@ int32_t flashqla_problem_init(flashqla_problem* p, size_t size, int32_t form) {
     return kOk;
 }
 
-int32_t flashqla_sequences_init(flashqla_sequences* p, size_t size) { return init_struct(p, size, sizeof(flashqla_sequences), "flashqla_sequences"); }
-int32_t flashqla_state_init(flashqla_state* p, size_t size) { return init_struct(p, size, sizeof(flashqla_state), "flashqla_state"); }
-int32_t flashqla_forward_args_init(flashqla_forward_args* p, size_t size) {
-    return init_struct(p, size, sizeof(flashqla_forward_args), "flashqla_forward_args");
-}
-int32_t flashqla_backward_args_init(flashqla_backward_args* p, size_t size) {
-    return init_struct(p, size, sizeof(flashqla_backward_args), "flashqla_backward_args");
-}
+int32_t flashqla_sequences_init(flashqla_sequences* p, size_t size) { return init_struct(p, size); }
+int32_t flashqla_state_init(flashqla_state* p, size_t size) { return init_struct(p, size); }
+int32_t flashqla_forward_args_init(flashqla_forward_args* p, size_t size) { return init_struct(p, size); }
+int32_t flashqla_backward_args_init(flashqla_backward_args* p, size_t size) { return init_struct(p, size); }
 
 int32_t flashqla_device_info(const flashqla_handle* handle, flashqla_device* info) {
     if (const int32_t s = check_handle(handle)) return s;
-    if (const int32_t s = open_output(info, sizeof(flashqla_device), "flashqla_device")) return s;
+    if (const int32_t s = open_output(info)) return s;
     const Caps& c = handle->caps;
     info->device = c.device;
     info->compute_major = c.compute_major;
@@ -164,7 +160,7 @@ int32_t flashqla_query(const flashqla_handle* handle, const flashqla_problem* pr
     const char* unsupported = nullptr;
     if (const int32_t s = check_op(op)) return s;
     if (const int32_t s = describe_or_tell(handle, problem, sequences, state, d, unsupported)) return s;
-    if (const int32_t s = open_output(info, sizeof(flashqla_query_info), "flashqla_query_info")) return s;
+    if (const int32_t s = open_output(info)) return s;
     if (unsupported) {
         info->status = FLASHQLA_STATUS_UNSUPPORTED;
         info->engine_name = "none";

@@ -69,7 +69,7 @@ int32_t check_numbers(const flashqla_problem& p, Form& form) {
 
 int32_t read_problem(const flashqla_problem* in, bool cpu, Problem& out) {
     flashqla_problem p;
-    if (const int32_t s = read_struct(in, &p, sizeof p, sizeof(flashqla_problem), "flashqla_problem")) return s;
+    if (const int32_t s = read_struct(in, p)) return s;
     if (const int32_t s = check_sizes(p)) return s;
     if (const int32_t s = check_codes(p)) return s;
     Form form{};
@@ -90,7 +90,7 @@ int32_t read_problem(const flashqla_problem* in, bool cpu, Problem& out) {
 
 int32_t read_sequences(const flashqla_sequences* in, const Problem& problem, Rows& out) {
     flashqla_sequences s;
-    if (const int32_t e = read_struct(in, &s, sizeof s, sizeof(flashqla_sequences), "flashqla_sequences")) return e;
+    if (const int32_t e = read_struct(in, s)) return e;
     if (s.rows < 0) return fail(kInvalid, "sequences.rows = %d: must be >= 0", s.rows);
     if (s.tokens < 0) return fail(kInvalid, "sequences.tokens = %lld: must be >= 0", static_cast<long long>(s.tokens));
     if (s.max_tokens < 0) return fail(kInvalid, "sequences.max_tokens = %lld: must be >= 0", static_cast<long long>(s.max_tokens));
@@ -176,7 +176,7 @@ int32_t read_state(const flashqla_state* in, const Problem& problem, const Rows&
     out = {};
     if (!in) return kOk;
     flashqla_state s;
-    if (const int32_t e = read_struct(in, &s, sizeof s, sizeof(flashqla_state), "flashqla_state")) return e;
+    if (const int32_t e = read_struct(in, s)) return e;
     if (s.reserved) return fail(kInvalid, "state.reserved = %d: must be 0", s.reserved);
     if (s.flags & ~uint64_t{FLASHQLA_STATE_NO_FINAL}) return fail(kInvalid, "state.flags = 0x%llx: unknown bits", static_cast<unsigned long long>(s.flags));
     if (const int32_t e = read_pool("read", s.read_data, s.read_slots_count, s.read_slot_stride, s.read_slots, problem.form, rows, out.read)) return e;

@@ -6,7 +6,7 @@
 
 namespace fqla {
 
-int32_t init_struct(void* p, size_t size, size_t version1_size, const char* name) {
+int32_t init_bytes(void* p, size_t size, size_t version1_size, const char* name) {
     if (!p) return fail(FLASHQLA_STATUS_INVALID_ARGUMENT, "%s is NULL", name);
     if (size < version1_size || size > UINT32_MAX)
         return fail(FLASHQLA_STATUS_INVALID_ARGUMENT, "size = %zu for %s: must be sizeof(%s), at least %zu", size, name, name, version1_size);
@@ -25,7 +25,7 @@ static int32_t size_of(const void* in, size_t version1_size, const char* name, u
     return FLASHQLA_STATUS_OK;
 }
 
-int32_t read_struct(const void* in, void* out, size_t known_size, size_t version1_size, const char* name) {
+int32_t read_bytes(const void* in, void* out, size_t known_size, size_t version1_size, const char* name) {
     uint32_t size = 0;
     if (const int32_t s = size_of(in, version1_size, name, size)) return s;
     memset(out, 0, known_size);
@@ -38,7 +38,7 @@ int32_t read_struct(const void* in, void* out, size_t known_size, size_t version
     return FLASHQLA_STATUS_OK;
 }
 
-int32_t open_output(void* p, size_t version1_size, const char* name) {
+int32_t open_bytes(void* p, size_t version1_size, const char* name) {
     uint32_t size = 0;
     if (const int32_t s = size_of(p, version1_size, name, size)) return s;
     memset(static_cast<char*>(p) + sizeof size, 0, size - sizeof size);
@@ -49,7 +49,7 @@ int32_t read_config(const flashqla_config* in, flashqla_config& out) {
     out = {};
     out.device = FLASHQLA_DEVICE_BEST;
     if (!in) return FLASHQLA_STATUS_OK;
-    if (const int32_t s = read_struct(in, &out, sizeof out, sizeof(flashqla_config), "flashqla_config")) return s;
+    if (const int32_t s = read_struct(in, out)) return s;
     if (out.device < FLASHQLA_DEVICE_BEST)
         return fail(FLASHQLA_STATUS_INVALID_ARGUMENT, "config.device = %d: must be a CUDA ordinal, FLASHQLA_DEVICE_CPU (-1) or _BEST (-2)", out.device);
     if (out.threads < 0 || out.threads > 1024) return fail(FLASHQLA_STATUS_INVALID_ARGUMENT, "config.threads = %d: must be 0 to 1024", out.threads);

@@ -207,7 +207,7 @@ int32_t read_buffer(Reader& reader, const char* name, const void* data, uint64_t
 
 int32_t read_forward(const flashqla_forward_args* in, const Buffer& workspace, Forward& call, Operands& operands) {
     flashqla_forward_args a;
-    if (const int32_t e = read_struct(in, &a, sizeof a, sizeof(flashqla_forward_args), "flashqla_forward_args")) return e;
+    if (const int32_t e = read_struct(in, a)) return e;
     if (a.reserved) return fail(kInvalid, "args.reserved = %d: must be 0", a.reserved);
     const Form& f = call.form;
     Reader reader(f, call.rows);
@@ -225,7 +225,7 @@ int32_t read_forward(const flashqla_forward_args* in, const Buffer& workspace, F
 
 int32_t read_backward(const flashqla_backward_args* in, const Buffer& workspace, Backward& call, Operands& operands) {
     flashqla_backward_args a;
-    if (const int32_t e = read_struct(in, &a, sizeof a, sizeof(flashqla_backward_args), "flashqla_backward_args")) return e;
+    if (const int32_t e = read_struct(in, a)) return e;
     if (a.reserved) return fail(kInvalid, "args.reserved = %d: must be 0", a.reserved);
     const Form& f = call.form;
     Reader reader(f, call.rows);

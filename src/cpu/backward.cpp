@@ -20,7 +20,14 @@ static_assert(kCpuChunkTokens == kTileTokens && kCpuColumnStep == kPad && kCpuSt
 class FastBackward {
 public:
     FastBackward(const BackwardTask& task, const GroupStates<float>& states, Scratch& scratch)
-        : task_(task), call_(task.call), form_(task.call.form), kernels_(kernels()), all_{0, form_.value_dim}, states_(states), s_(scratch), m_(scratch.chunk) {}
+        : task_(task),
+          call_(task.call),
+          form_(task.call.form),
+          kernels_(kernels()),
+          all_{0, form_.value_dim},
+          states_(states),
+          s_(scratch),
+          m_(scratch.chunk) {}
 
     void run() {
         for (int64_t i = 0; i < task_.cut.group; i++) {
@@ -29,7 +36,7 @@ public:
             load(row_state(form_, call_.d_final, task_.row.n, h), states_.gradient(i));
         }
         walk_back(*this, task_, states_);
-        for (int64_t i = 0; i < task_.cut.group; i++) 
+        for (int64_t i = 0; i < task_.cut.group; i++)
             store_columns(kernels_, form_, states_.gradient(i), task_.cut.state_stride, all_, initial_gradient(task_, i), s_.tile.staging[0]);
     }
 
@@ -64,7 +71,8 @@ private:
     }
 
     void store_rows(const float* rows, int64_t begin, int count, int64_t head, int dim, const View& to) {
-        if (to.data) kernels_.store_rows(rows, kRowStride, count, dim, element_at(to.data, to.dtype, offset_of(to, task_.row, begin, head)), to.dtype, to.token);
+        if (to.data)
+            kernels_.store_rows(rows, kRowStride, count, dim, element_at(to.data, to.dtype, offset_of(to, task_.row, begin, head)), to.dtype, to.token);
     }
 
     void head_back(int64_t i, const float* state, int64_t begin, int count) {
@@ -78,7 +86,8 @@ private:
             m_.decay[t] = gate[t].decay;
             m_.beta[t] = gates.beta(begin + t);
         }
-        kernels_.backward_chunk(m_, {count, form_.key_dim, form_.value_dim, static_cast<float>(form_.scale), state, states_.gradient(i), task_.cut.state_stride});
+        kernels_.backward_chunk(m_,
+                                {count, form_.key_dim, form_.value_dim, static_cast<float>(form_.scale), state, states_.gradient(i), task_.cut.state_stride});
         store_rows(m_.dv[0], begin, count, h, form_.value_dim, call_.grad.v);
         for (int t = 0; t < count; t++) {
             const float d_gate = gates.gate_gradient(begin + t, gate[t], m_.d_log_gate[t], task_.sums ? &task_.sums[h] : nullptr);

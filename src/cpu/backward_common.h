@@ -30,7 +30,7 @@ public:
     GroupStates(const CpuBackward& cut, void* memory) : cut_(cut), base_(static_cast<Real*>(memory)) {}
     Real* segment(int64_t i, int64_t segment) const { return state(i * cut_.segments + segment); }
     Real* chunk(int64_t i, int64_t chunk) const { return state(cut_.group * cut_.segments + i * cut_.segment_chunks + chunk); }
-    Real* gradient(int64_t i) const { return state(cut_.group * (cut_.segments + cut_.segment_chunks) + i); }  // D
+    Real* gradient(int64_t i) const { return state(cut_.group * (cut_.segments + cut_.segment_chunks) + i); }   // D
     Real* token(int64_t t) const { return state(cut_.group * (cut_.segments + cut_.segment_chunks + 1) + t); }  // oracle: after token t of a chunk
 
 private:
@@ -51,7 +51,8 @@ void walk_back(Core& core, const BackwardTask& task, const GroupStates<Real>& st
     const CpuBackward& cut = task.cut;
     const int64_t length = task.row.tokens.length, per_segment = cut.segment_tokens(), segments = (length + per_segment - 1) / per_segment;
     for (int64_t i = 0; i < cut.group; i++)
-        for (int64_t s = 0; s + 1 < segments; s++) core.advance(i, states.segment(i, s), Span{s * per_segment, (s + 1) * per_segment}, states.segment(i, s + 1));
+        for (int64_t s = 0; s + 1 < segments; s++)
+            core.advance(i, states.segment(i, s), Span{s * per_segment, (s + 1) * per_segment}, states.segment(i, s + 1));
     for (int64_t s = segments - 1; s >= 0; s--) {
         const int64_t begin = s * per_segment, end = std::min(length, begin + per_segment), chunks = (end - begin + cut.chunk_tokens - 1) / cut.chunk_tokens;
         const auto chunk_span = [&](int64_t c) { return Span{begin + c * cut.chunk_tokens, std::min(end, begin + (c + 1) * cut.chunk_tokens)}; };
@@ -70,7 +71,9 @@ inline StateView initial_gradient(const BackwardTask& task, int64_t i) { return 
 inline void zero_initial_gradients(const BackwardTask& task) {
     for (int64_t i = 0; i < task.cut.group; i++) {
         const StateView to = initial_gradient(task, i);
-        if (to.data) std::memset(element_at(to.data, to.dtype, to.offset), 0, static_cast<size_t>(task.call.form.key_dim * task.call.form.value_dim) * element_bytes(to.dtype));
+        if (to.data)
+            std::memset(element_at(to.data, to.dtype, to.offset), 0,
+                        static_cast<size_t>(task.call.form.key_dim * task.call.form.value_dim) * element_bytes(to.dtype));
     }
 }
 

@@ -15,20 +15,32 @@ inline void* element_at(void* data, int32_t dtype, int64_t i) { return static_ca
 template <class Real>
 Real load_element(const void* data, int32_t dtype, int64_t i) {
     switch (dtype) {
-        case FLASHQLA_DTYPE_F64: return static_cast<Real>(static_cast<const double*>(data)[i]);
-        case FLASHQLA_DTYPE_F32: return static_cast<Real>(static_cast<const float*>(data)[i]);
-        case FLASHQLA_DTYPE_BF16: return static_cast<Real>(float_of_bf16(static_cast<const uint16_t*>(data)[i]));
-        default: return static_cast<Real>(float_of_f16(static_cast<const uint16_t*>(data)[i]));
+        case FLASHQLA_DTYPE_F64:
+            return static_cast<Real>(static_cast<const double*>(data)[i]);
+        case FLASHQLA_DTYPE_F32:
+            return static_cast<Real>(static_cast<const float*>(data)[i]);
+        case FLASHQLA_DTYPE_BF16:
+            return static_cast<Real>(float_of_bf16(static_cast<const uint16_t*>(data)[i]));
+        default:
+            return static_cast<Real>(float_of_f16(static_cast<const uint16_t*>(data)[i]));
     }
 }
 
 template <class Real>
 void store_element(void* data, int32_t dtype, int64_t i, Real x) {
     switch (dtype) {
-        case FLASHQLA_DTYPE_F64: static_cast<double*>(data)[i] = static_cast<double>(x); break;
-        case FLASHQLA_DTYPE_F32: static_cast<float*>(data)[i] = static_cast<float>(x); break;
-        case FLASHQLA_DTYPE_BF16: static_cast<uint16_t*>(data)[i] = bf16_of_float(static_cast<float>(x)); break;
-        default: static_cast<uint16_t*>(data)[i] = f16_of_float(static_cast<float>(x)); break;
+        case FLASHQLA_DTYPE_F64:
+            static_cast<double*>(data)[i] = static_cast<double>(x);
+            break;
+        case FLASHQLA_DTYPE_F32:
+            static_cast<float*>(data)[i] = static_cast<float>(x);
+            break;
+        case FLASHQLA_DTYPE_BF16:
+            static_cast<uint16_t*>(data)[i] = bf16_of_float(static_cast<float>(x));
+            break;
+        default:
+            static_cast<uint16_t*>(data)[i] = f16_of_float(static_cast<float>(x));
+            break;
     }
 }
 

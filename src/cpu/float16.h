@@ -39,10 +39,14 @@ inline float float_of_f16(uint16_t h) {
 inline uint16_t f16_of_float(float x) {
     const uint32_t u = float_bits(x), sign = (u >> 16) & 0x8000u, magnitude = u & 0x7fffffffu;
     uint32_t h;
-    if (magnitude > 0x7f800000u) h = 0x7e00u | ((magnitude >> 13) & 0x3ffu);
-    else if (magnitude >= 0x477ff000u) h = 0x7c00u;
-    else if (magnitude < 0x38800000u) h = float_bits(bits_float(magnitude) + 0.5f) - 0x3f000000u;  // subnormal: the adder rounds
-    else h = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+    if (magnitude > 0x7f800000u)
+        h = 0x7e00u | ((magnitude >> 13) & 0x3ffu);
+    else if (magnitude >= 0x477ff000u)
+        h = 0x7c00u;
+    else if (magnitude < 0x38800000u)
+        h = float_bits(bits_float(magnitude) + 0.5f) - 0x3f000000u;  // subnormal: the adder rounds
+    else
+        h = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
     return static_cast<uint16_t>(sign | h);
 }
 

@@ -18,7 +18,12 @@ static_assert(sizeof(Scratch) <= ThreadPool::kScratchBytes, "per-thread memory o
 class HeadForward {
 public:
     HeadForward(const Forward& call, const RowPlace& row, int64_t h, const Columns& columns, Scratch& s)
-        : call_(call), row_(row), h_(h), columns_(columns), s_(s), stride_(columns.padded() + kRowStride - kMaxDim),
+        : call_(call),
+          row_(row),
+          h_(h),
+          columns_(columns),
+          s_(s),
+          stride_(columns.padded() + kRowStride - kMaxDim),
           tiles_(call.form, call.in, row, h, columns, s.tile, s.state, stride_) {}
 
     void run() {
@@ -107,8 +112,10 @@ void forward(ThreadPool& pool, const Forward& call, const Plan&, void*) {
         const RowPlace row = row_place(call.rows, call.state, task / ranges / heads);
         const int64_t h = task / ranges % heads;
         const Columns columns = column_range(call.form.value_dim, ranges, static_cast<int>(task % ranges));
-        if (row.slots.skip) zero_outputs(call, row, h, columns);
-        else HeadForward(call, row, h, columns, *static_cast<Scratch*>(pool.scratch(thread))).run();
+        if (row.slots.skip)
+            zero_outputs(call, row, h, columns);
+        else
+            HeadForward(call, row, h, columns, *static_cast<Scratch*>(pool.scratch(thread))).run();
     });
 }
 

@@ -63,9 +63,9 @@ struct Decode {
     float* value;  // v in, o out
     const MiniChunk* token;
     const void* from;
-    void* to;           // may be from; null: not stored
-    int32_t dtype;      // of both
-    int64_t stride;     // KV: from row k to row k + 1; VK: from row v to row v + 1
+    void* to;        // may be from; null: not stored
+    int32_t dtype;   // of both
+    int64_t stride;  // KV: from row k to row k + 1; VK: from row v to row v + 1
 };
 constexpr int kDecodeStep = 16;
 

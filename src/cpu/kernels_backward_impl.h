@@ -3,7 +3,8 @@ namespace fqla::cpu {
 namespace {
 
 // c (+)= a b
-inline void product(int rows, int columns, int depth, const float* a, int64_t a_stride, const float* b, int64_t b_stride, float* c, int64_t c_stride, bool add) {
+inline void product(int rows, int columns, int depth, const float* a, int64_t a_stride, const float* b, int64_t b_stride, float* c, int64_t c_stride,
+                    bool add) {
     multiply({rows, columns, depth, a, a_stride, 1, b, b_stride, c, c_stride, add});
 }
 
@@ -73,7 +74,8 @@ void solve_deltas_back(ChunkMemory& m, const ChunkHead& x, int columns) {
     const int blocks = (x.count + kSolveStep - 1) / kSolveStep;
     for (int first = (blocks - 1) * kSolveStep; first >= 0; first -= kSolveStep) {
         const int end = first + kSolveStep < x.count ? first + kSolveStep : x.count;
-        if (end < x.count) product_transposed(end - first, columns, x.count - end, &m.b[end][first], kTileTokens, m.dx[end], kRowStride, m.dx[first], kRowStride, true);
+        if (end < x.count)
+            product_transposed(end - first, columns, x.count - end, &m.b[end][first], kTileTokens, m.dx[end], kRowStride, m.dx[first], kRowStride, true);
         for (int i = end - 2; i >= first; i--)
             product_transposed(1, columns, end - 1 - i, &m.b[i + 1][i], kTileTokens, m.dx[i + 1], kRowStride, m.dx[i], kRowStride, true);
     }

@@ -68,19 +68,24 @@ void decode_rows(const Decode& x, int row) {
     const Vec decay = broadcast(x.token->decay[0]);
     for (int j = 0; j < kWidth; j++) {
         const Vec uj = broadcast(u[j]);
-        for (int i = 0; i < x.key_dim; i += kWidth) Type::store_vec(to + j * x.stride + i, fma(load(x.key + i), uj, mul(decay, Type::load_vec(from + j * x.stride + i))));
+        for (int i = 0; i < x.key_dim; i += kWidth)
+            Type::store_vec(to + j * x.stride + i, fma(load(x.key + i), uj, mul(decay, Type::load_vec(from + j * x.stride + i))));
     }
 }
 
 void decode_kv(const Decode& x) {
-    if (x.dtype == FLASHQLA_DTYPE_F32) decode_kv_of<F32>(x);
-    else decode_kv_of<Bf16>(x);
+    if (x.dtype == FLASHQLA_DTYPE_F32)
+        decode_kv_of<F32>(x);
+    else
+        decode_kv_of<Bf16>(x);
 }
 
 void decode_vk(const Decode& x) {
     for (int row = 0; row < x.columns; row += kWidth) {
-        if (x.dtype == FLASHQLA_DTYPE_F32) decode_rows<F32>(x, row);
-        else decode_rows<Bf16>(x, row);
+        if (x.dtype == FLASHQLA_DTYPE_F32)
+            decode_rows<F32>(x, row);
+        else
+            decode_rows<Bf16>(x, row);
     }
 }
 

@@ -67,15 +67,21 @@ void store_rows_of(const float* from, int64_t from_stride, int rows, int count, 
 }
 
 void load_rows(const void* from, int32_t dtype, int64_t from_stride, int rows, int count, float* to, int64_t to_stride) {
-    if (dtype == FLASHQLA_DTYPE_F32) load_rows_of<F32>(from, from_stride, rows, count, to, to_stride);
-    else if (dtype == FLASHQLA_DTYPE_BF16) load_rows_of<Bf16>(from, from_stride, rows, count, to, to_stride);
-    else load_rows_of<F16>(from, from_stride, rows, count, to, to_stride);
+    if (dtype == FLASHQLA_DTYPE_F32)
+        load_rows_of<F32>(from, from_stride, rows, count, to, to_stride);
+    else if (dtype == FLASHQLA_DTYPE_BF16)
+        load_rows_of<Bf16>(from, from_stride, rows, count, to, to_stride);
+    else
+        load_rows_of<F16>(from, from_stride, rows, count, to, to_stride);
 }
 
 void store_rows(const float* from, int64_t from_stride, int rows, int count, void* to, int32_t dtype, int64_t to_stride) {
-    if (dtype == FLASHQLA_DTYPE_F32) store_rows_of<F32>(from, from_stride, rows, count, to, to_stride);
-    else if (dtype == FLASHQLA_DTYPE_BF16) store_rows_of<Bf16>(from, from_stride, rows, count, to, to_stride);
-    else store_rows_of<F16>(from, from_stride, rows, count, to, to_stride);
+    if (dtype == FLASHQLA_DTYPE_F32)
+        store_rows_of<F32>(from, from_stride, rows, count, to, to_stride);
+    else if (dtype == FLASHQLA_DTYPE_BF16)
+        store_rows_of<Bf16>(from, from_stride, rows, count, to, to_stride);
+    else
+        store_rows_of<F16>(from, from_stride, rows, count, to, to_stride);
 }
 
 void transpose(const float* from, int64_t from_stride, int rows, int columns, float* to, int64_t to_stride) {
@@ -262,8 +268,20 @@ void multiply(const Product& x) {
 
 namespace fqla::cpu {
 
-const Kernels FQLA_KERNELS = {FQLA_KERNELS_NAME, load_rows, store_rows, transpose, normalise, dots, run_tile<kMiniTokens, true>, run_tile<1, true>,
-                              run_tile<kMiniTokens, false>, flush, decode_kv, decode_vk, prepare_chunk,
-                              backward_chunk, normalise_back};
+const Kernels FQLA_KERNELS = {FQLA_KERNELS_NAME,
+                              load_rows,
+                              store_rows,
+                              transpose,
+                              normalise,
+                              dots,
+                              run_tile<kMiniTokens, true>,
+                              run_tile<1, true>,
+                              run_tile<kMiniTokens, false>,
+                              flush,
+                              decode_kv,
+                              decode_vk,
+                              prepare_chunk,
+                              backward_chunk,
+                              normalise_back};
 
 }  // namespace fqla::cpu

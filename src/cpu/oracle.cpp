@@ -140,8 +140,10 @@ void oracle_forward(ThreadPool& pool, const Forward& call) {
     const int64_t heads = call.form.value_heads;
     pool.run(call.rows.count * heads, pool.threads(), [&](int64_t task, int thread) {
         const RowPlace row = row_place(call.rows, call.state, task / heads);
-        if (row.slots.skip) put_zeros(call.out, row, task % heads, call.form.value_dim);
-        else forward_head(call, row, task % heads, *static_cast<Scratch*>(pool.scratch(thread)));
+        if (row.slots.skip)
+            put_zeros(call.out, row, task % heads, call.form.value_dim);
+        else
+            forward_head(call, row, task % heads, *static_cast<Scratch*>(pool.scratch(thread)));
     });
 }
 

@@ -123,8 +123,10 @@ void ThreadPool::publish_job() {
 void ThreadPool::close_job() {
     uint64_t offer = offer_.fetch_and(~kOpen, std::memory_order_acq_rel);
     for (int spins = 0; offer & kInside; spins++) {
-        if (spins < kSpins) relax();
-        else sched_yield();  // more threads than free cores
+        if (spins < kSpins)
+            relax();
+        else
+            sched_yield();  // more threads than free cores
         offer = offer_.load(std::memory_order_acquire);
     }
 }

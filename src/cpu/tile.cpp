@@ -26,7 +26,15 @@ FlushDenormals::~FlushDenormals() {}
 
 HeadTiles::HeadTiles(const Form& form, const Inputs& in, const RowPlace& row, int64_t h, const Columns& columns, TileMemory& memory, float* state,
                      int64_t state_stride)
-    : kernels_(kernels()), form_(form), in_(in), row_(row), h_(h), columns_(columns), gates_(form, in, row.n, row.tokens, h), m_(memory), state_(state),
+    : kernels_(kernels()),
+      form_(form),
+      in_(in),
+      row_(row),
+      h_(h),
+      columns_(columns),
+      gates_(form, in, row.n, row.tokens, h),
+      m_(memory),
+      state_(state),
       state_stride_(state_stride) {}
 
 void stage_rows(const View& x, const RowPlace& row, int64_t begin, int count, int staged, int64_t head, int first, int dim, float* to) {
@@ -76,12 +84,13 @@ void HeadTiles::coefficients(int64_t begin, int count, int mini_tokens) {
 void HeadTiles::run_kernel(TileKernel kernel, int minis, int mini_tokens) {
     float* keys = m_.first_key();
     if (pending_tokens_ != mini_tokens) flush();  // kernels of one token and of four keep theirs apart
-    if (!pending_tokens_) {  // an update that adds nothing
+    if (!pending_tokens_) {                       // an update that adds nothing
         std::fill_n(keys - mini_tokens * kRowStride, mini_tokens * kRowStride, 0.0f);
         std::fill_n(m_.pending[0], mini_tokens * kRowStride, 0.0f);
         pending_decay_ = 1;
     }
-    kernel({form_.key_dim, columns_.padded(), minis, keys, m_.queries[0], m_.values[0], m_.mini, state_, state_stride_, {nullptr, m_.pending[0], pending_decay_}});
+    kernel(
+        {form_.key_dim, columns_.padded(), minis, keys, m_.queries[0], m_.values[0], m_.mini, state_, state_stride_, {nullptr, m_.pending[0], pending_decay_}});
     std::copy_n(keys + (minis - 1) * mini_tokens * kRowStride, mini_tokens * kRowStride, keys - mini_tokens * kRowStride);
     pending_decay_ = m_.mini[minis - 1].decay[mini_tokens - 1];
     pending_tokens_ = mini_tokens;
@@ -112,13 +121,14 @@ void HeadTiles::decode(const StateView& from, const StateView& to) {
     coefficients(0, 1, 1);
     const bool kv = form_.state_layout == FLASHQLA_STATE_KV;
     const auto first = [&](const StateView& s) { return s.data ? element_at(s.data, s.dtype, s.offset + columns_.begin * s.value) : nullptr; };
-    (kv ? kernels_.decode_kv : kernels_.decode_vk)({form_.key_dim, columns_.count, m_.first_key(), m_.queries[0], m_.values[0], m_.mini, first(from), first(to),
-                                                    from.dtype, kv ? from.key : from.value});
+    (kv ? kernels_.decode_kv : kernels_.decode_vk)(
+        {form_.key_dim, columns_.count, m_.first_key(), m_.queries[0], m_.values[0], m_.mini, first(from), first(to), from.dtype, kv ? from.key : from.value});
 }
 
 void HeadTiles::flush() {
     if (!pending_tokens_) return;
-    kernels_.flush({m_.first_key() - pending_tokens_ * kRowStride, m_.pending[0], pending_decay_}, pending_tokens_, form_.key_dim, columns_.padded(), state_, state_stride_);
+    kernels_.flush({m_.first_key() - pending_tokens_ * kRowStride, m_.pending[0], pending_decay_}, pending_tokens_, form_.key_dim, columns_.padded(), state_,
+                   state_stride_);
     pending_tokens_ = 0;
 }
 

@@ -38,11 +38,12 @@ struct TileMemory {
 // A value head's tokens on their way through the state.
 class HeadTiles {
 public:
-    HeadTiles(const Form& form, const Inputs& in, const RowPlace& row, int64_t h, const Columns& columns, TileMemory& memory, float* state, int64_t state_stride);
+    HeadTiles(const Form& form, const Inputs& in, const RowPlace& row, int64_t h, const Columns& columns, TileMemory& memory, float* state,
+              int64_t state_stride);
 
     // Tokens [begin, begin + count), count <= kTileTokens, in mini-chunks of 4: v is replaced by o in memory.values.
     void run(int64_t begin, int count);
-    void run_single(int64_t begin);  // one token
+    void run_single(int64_t begin);          // one token
     void advance(int64_t begin, int count);  // the state alone
     // A row of one token: the state goes from memory to memory; columns and K are multiples of kDecodeStep.
     void decode(const StateView& from, const StateView& to);

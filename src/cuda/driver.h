@@ -7,26 +7,26 @@
 namespace fqla::cuda {
 
 // X(function, lowest driver version that has it): the newest ABI of a symbol would shut out older drivers.
-#define FQLA_DRIVER_FUNCTIONS(X)   \
-    X(cuInit, 2000)                \
-    X(cuDriverGetVersion, 2020)    \
-    X(cuDeviceGetCount, 2000)      \
-    X(cuDeviceGet, 2000)           \
-    X(cuDeviceGetName, 2000)       \
-    X(cuDeviceGetAttribute, 2000)  \
-    X(cuCtxGetCurrent, 4000)       \
-    X(cuCtxGetDevice, 2000)        \
-    X(cuCtxGetId, 12000)           \
-    X(cuCtxGetDevResource, 12040)  \
-    X(cuLibraryLoadData, 12000)    \
-    X(cuLibraryGetKernel, 12000)   \
-    X(cuKernelGetFunction, 12000)  \
-    X(cuKernelGetAttribute, 12000) \
-    X(cuKernelSetAttribute, 12000) \
-    X(cuLaunchKernelEx, 11060)     \
-    X(cuStreamIsCapturing, 10000)  \
+#define FQLA_DRIVER_FUNCTIONS(X)     \
+    X(cuInit, 2000)                  \
+    X(cuDriverGetVersion, 2020)      \
+    X(cuDeviceGetCount, 2000)        \
+    X(cuDeviceGet, 2000)             \
+    X(cuDeviceGetName, 2000)         \
+    X(cuDeviceGetAttribute, 2000)    \
+    X(cuCtxGetCurrent, 4000)         \
+    X(cuCtxGetDevice, 2000)          \
+    X(cuCtxGetId, 12000)             \
+    X(cuCtxGetDevResource, 12040)    \
+    X(cuLibraryLoadData, 12000)      \
+    X(cuLibraryGetKernel, 12000)     \
+    X(cuKernelGetFunction, 12000)    \
+    X(cuKernelGetAttribute, 12000)   \
+    X(cuKernelSetAttribute, 12000)   \
+    X(cuLaunchKernelEx, 11060)       \
+    X(cuStreamIsCapturing, 10000)    \
     X(cuTensorMapEncodeTiled, 12000) \
-    X(cuGetErrorName, 6000)        \
+    X(cuGetErrorName, 6000)          \
     X(cuGetErrorString, 6000)
 
 // The lowest driver that runs images of the toolkit that built them: CUDA 13.0, r580.

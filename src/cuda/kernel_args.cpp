@@ -65,8 +65,15 @@ SolveForms solve_forms(const Forward& call) {
 
 Sm90SolveParams solve_params(const Plan& plan, const Forward& call, const TensorMaps& maps, void* workspace) {
     const Form& form = call.form;
-    return {maps.q,         maps.k,           call.rows,           solve_forms(call), plan.workspace.at<void>(Region::records, workspace),
-            form.key_heads, form.value_heads, plan.sm90.heads_per_block, form.head_map};
+    return {maps.q,
+            maps.k,
+            call.rows,
+            solve_forms(call),
+            plan.workspace.at<void>(Region::records, workspace),
+            form.key_heads,
+            form.value_heads,
+            plan.sm90.heads_per_block,
+            form.head_map};
 }
 
 Sm90ForwardParams sm90_forward_params(const Plan& plan, const Forward& call, const TensorMaps& maps, void* workspace) {

@@ -4,8 +4,8 @@
 #include <cstdint>
 
 #include "kernel_params.h"
-#include "sm90_params.h"
 #include "plan.h"
+#include "sm90_params.h"
 
 namespace fqla {
 
@@ -19,8 +19,7 @@ struct TensorMaps {
 };
 
 // Fills `out` and returns the size of the kernel's parameter struct; 0: the step's kernel does not belong to this operation (a bug).
-size_t make_kernel_args(const Step& step, const Plan& plan, const Forward& call, const TensorMaps& maps, void* workspace,
-                        KernelArgs& out);
+size_t make_kernel_args(const Step& step, const Plan& plan, const Forward& call, const TensorMaps& maps, void* workspace, KernelArgs& out);
 size_t make_kernel_args(const Step& step, int32_t segment, const Plan& plan, const Backward& call, void* workspace, KernelArgs& out);
 
 }  // namespace fqla

@@ -72,7 +72,6 @@ int32_t prepare(const Caps& caps, const Plan& plan, const Driver*& driver, CUstr
     return load_all({*driver, caps, stream}, plan);
 }
 
-
 }  // namespace
 
 int32_t launch_forward(const Caps& caps, const Plan& plan, const Forward& call, void* workspace, void* stream) {

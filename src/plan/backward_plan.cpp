@@ -13,6 +13,7 @@ namespace {
 constexpr int64_t kSmallKeyDim = 128;                          // gdn_backward_scan_128 serves up to here
 constexpr int64_t kScanColumns = 8;                            // value columns of a warp of the scans
 constexpr int64_t kScanWarps = 4;                              // of a block of the scans, at most
+constexpr int64_t kMostSegments = 4096;                        // each is three launches: beyond it a call is a mistake
 constexpr uint32_t kChunkThreads = 256, kFinishThreads = 256;  // of gdn_backward_chunks; of _heads and _sums
 
 // f32 bytes that one chunk slot takes in the regions that hold a segment.
@@ -60,9 +61,16 @@ void plan_backward_within(const Request& request, const Caps& caps, uint64_t wor
     const int64_t all_slots = backward_slots(bounds.offsets ? bounds.tokens : bounds.rows * bounds.max_tokens, bounds.rows);
     const int64_t most = std::min<int64_t>(static_cast<int64_t>(workspace_limit / bytes_of_slot(form)), kMostGridX / form.value_heads);
     const int64_t slots = std::max<int64_t>(1, std::min(all_slots, most));
-    plan.segments = static_cast<int32_t>((all_slots + slots - 1) / slots);
+    plan.segments = static_cast<int32_t>(std::min<int64_t>((all_slots + slots - 1) / slots, kMostSegments + 1));
     plan.segment_tokens = slots * kBackwardChunk;
     book_workspace(form, all_slots, slots, plan.segments, plan.workspace);
+    if (all_slots / slots > kMostSegments) {
+        plan.status = FLASHQLA_STATUS_UNSUPPORTED;
+        std::snprintf(plan.reason, sizeof plan.reason, "sequences.tokens = %lld: the backward would take %lld segments of %lld tokens, at most %lld",
+                      static_cast<long long>(bounds.tokens), static_cast<long long>(all_slots / slots), static_cast<long long>(slots * kBackwardChunk),
+                      static_cast<long long>(kMostSegments));
+        return;
+    }
 
     const KernelId scan = small ? KernelId::gdn_backward_scan_128 : KernelId::gdn_backward_scan_256;
     const uint32_t blocks = static_cast<uint32_t>(form.value_heads * grid.tiles), threads = static_cast<uint32_t>(grid.warps * 32);

@@ -7,31 +7,33 @@
 namespace fqla {
 namespace {
 
-// Each constant: microseconds, H100 80GB, 2026-11-23, from the rows of bench/results/h100.tsv and the parts in bench/LOG.md.
-constexpr double kLaunch = 3;                 // one kernel in a graph
-constexpr double kRecurrentToken = 0.75;      // a token of the recurrent engine's chain, 2/8 heads
-constexpr double kRecurrentUnits = 264;       // (row, head) pairs that run side by side there: 8 warps each, 16 warps a multiprocessor
-constexpr double kStateBytesPerUs = 2.9e6;    // states in and out
-constexpr double kFusedChunk = 2.05;          // 2/8 32768: 0.986 ms for 512 chunks
-constexpr double kFusedUnit = 3;              // between two units of a cluster: 16/64 1024x8, 0.287 ms for 8 units of 16 chunks
-constexpr double kSolveStart = 9;             // 2/8 8192: 0.0196 ms for 256 chunks of key heads
-constexpr double kSolveChunk = 0.0115;        // a chunk of a key head with the whole card on it, and 0.6 of that for each value head:
-constexpr double kSolveShare = 0.6;           // 16/16 18.3 ns, 16/32 24.8, 16/48 31.4, 16/64 38 (32768 tokens)
-constexpr double kForwardStart = 12;          // 16/64 2048: 0.0574 ms for 32 chunks
-constexpr double kForwardChunk = 1.0;         // few blocks; 1.38 with 128 of 132 multiprocessors busy (16/64 8192: 0.177 ms for 128)
-constexpr double kForwardCrowd = 0.4;
-constexpr double kForwardWideChunk = 2.9;     // all of V on one multiprocessor: 16/64 8192x4, 2 x 128 chunks in 0.75 ms
-constexpr double kSummaryChunk = 1.35;        // 2/8 32768 in 8 segments: 0.089 ms for 64 chunks
-constexpr double kStitchStart = 12, kStitchHop = 1.2;  // 4 segments 0.0158 ms, 8 segments 0.0195 ms
+// Microseconds on an H100 80GB, 2026-11-23: fitted to 140 rows of bench/regret.py (seven head counts; 8 to 32768 tokens; 1 to 64 rows; ragged
+// ones), each timed with every engine, for the least regret first and the least error second.
+constexpr double kStateBytesPerUs = 2.9e6;  // states in and out
+// recurrent: a token of the chain costs the more the more (row, head) pairs share a multiprocessor
+constexpr double kRecurrentStart = 6, kRecurrentToken = 0.58;
+constexpr double kRecurrentCrowdedToken = 0.31, kRecurrentTokenUnit = 0.0046;
+// fused: one cluster of two blocks a (row, head) pair
+constexpr double kFusedStart = 11.9, kFusedChunk = 1.7, kFusedCrowd = 0.39, kFusedUnit = 3, kFusedStates = 0.35;
+// solve: a chunk of a key head with the whole card on it, and a share of that for each of its value heads
+constexpr double kSolveStart = 8.3, kSolveChunk = 0.0119, kSolveShare = 0.49;
+// forward, 64 rows of V a multiprocessor: few blocks, and what a card full of them adds
+constexpr double kForwardStart = 6.9, kForwardChunk = 0.92, kForwardCrowd = 0.49;
+// forward, all of V on a multiprocessor: a full card; the longest row alone
+constexpr double kWideChunk = 3.65, kWideLoneChunk = 1.8;
+constexpr double kForwardStates = 0.93;
+// summary and stitch of context parallelism
+constexpr double kSegmentsStart = 8, kSummaryChunk = 0.9, kStitch = 21;
 constexpr double kReferenceMultiprocessors = 132;
 
 struct Shape {
-    double units;         // (row, value head) pairs
-    double chunks;        // of the longest row
-    double all_chunks;    // of all rows, at most
-    double per_key;       // value heads of a key head
-    double state_time;    // states in and out
-    double card;          // multiprocessors over the reference's
+    double units;       // (row, value head) pairs
+    double full_units;  // as many of the longest row's length have all tokens
+    double chunks;      // of the longest row
+    double all_chunks;  // of all rows, about
+    double per_key;     // value heads of a key head
+    double state_time;  // states in and out
+    double card;        // multiprocessors over the reference's
 };
 
 double ceil_div(double a, double b) { return static_cast<double>(static_cast<int64_t>((a + b - 1) / b)); }
@@ -39,11 +41,13 @@ double ceil_div(double a, double b) { return static_cast<double>(static_cast<int
 Shape shape_of(const Request& r, const Caps& caps) {
     const Form& f = r.problem.form;
     const Bounds& b = r.bounds;
-    const auto rows = static_cast<double>(b.rows);
+    const auto rows = static_cast<double>(b.rows), tokens = b.offsets ? static_cast<double>(b.tokens) : rows * static_cast<double>(b.max_tokens);
     const double state_bytes = rows * f.value_heads * f.key_dim * f.value_dim * (f.state_dtype == FLASHQLA_DTYPE_F32 ? 4 : 2);
+    const double chunks = ceil_div(static_cast<double>(b.max_tokens), kChunk);
     return {rows * f.value_heads,
-            ceil_div(static_cast<double>(b.max_tokens), kChunk),
-            static_cast<double>(chunk_slots(b.rows, b.tokens, b.max_tokens, b.offsets)),
+            tokens * f.value_heads / static_cast<double>(std::max<int64_t>(1, b.max_tokens)),
+            chunks,
+            b.rows == 1 ? chunks : std::max(rows, tokens / kChunk + rows / 2),
             static_cast<double>(f.value_heads) / f.key_heads,
             ((r.state.read ? 1 : 0) + (r.state.write ? 1 : 0)) * state_bytes / kStateBytesPerUs,
             caps.multiprocessors / kReferenceMultiprocessors};
@@ -59,32 +63,32 @@ double forward_chunk(double blocks, const Caps& caps) { return kForwardChunk + k
 double segments_cost(const Request& r, const Caps& caps, int64_t n) {
     const Shape s = shape_of(r, caps);
     const double segments = static_cast<double>(n), chunks = ceil_div(s.chunks, segments), blocks = 2 * s.units * segments;
-    const double stitch = n < 3 ? 0 : kStitchStart + kStitchHop * segments;
-    return solve_cost(r, s) + kLaunch + chunks * kSummaryChunk + stitch + kForwardStart + chunks * forward_chunk(blocks, caps) + s.state_time;
+    return solve_cost(r, s) + kSegmentsStart + chunks * kSummaryChunk + (n < 3 ? 0 : kStitch) + kForwardStart + chunks * forward_chunk(blocks, caps) +
+           kForwardStates * s.state_time;
 }
 
 }  // namespace
 
 double recurrent_cost(const Request& r, const Caps& caps) {
     const Shape s = shape_of(r, caps);
-    const double tokens = r.bounds.offsets ? static_cast<double>(r.bounds.tokens) : static_cast<double>(r.bounds.rows * r.bounds.max_tokens);
-    const double side_by_side = tokens * r.problem.form.value_heads / (kRecurrentUnits * s.card);
-    return kLaunch + std::max(kRecurrentToken * std::max(static_cast<double>(r.bounds.max_tokens), side_by_side), s.state_time);
+    const double token = std::max(kRecurrentToken, kRecurrentCrowdedToken + kRecurrentTokenUnit * s.full_units / s.card);
+    return kRecurrentStart + s.state_time + static_cast<double>(r.bounds.max_tokens) * token;
 }
 
 double fused_cost(const Request& r, const Caps& caps) {
     const Shape s = shape_of(r, caps);
     const double clusters = std::max(1, caps.multiprocessors / 2), passes = ceil_div(s.units, clusters);
-    const double mean_chunks = s.all_chunks * r.problem.form.value_heads / s.units;
-    return kLaunch + std::max(s.chunks * kFusedChunk, passes * (mean_chunks * kFusedChunk + kFusedUnit)) + s.state_time / 4;
+    const double chunk = kFusedChunk + kFusedCrowd * std::min(1.0, s.units / clusters);
+    const double in_turn = passes > 1 ? passes * (s.all_chunks * r.problem.form.value_heads / s.units * chunk + kFusedUnit) : 0;
+    return kFusedStart + std::max(s.chunks * chunk, in_turn) + kFusedStates * s.state_time;
 }
 
 double chunked_cost(const Request& r, const Caps& caps) {
     const Shape s = shape_of(r, caps);
-    const double blocks = 2 * s.units;
-    if (blocks <= caps.multiprocessors) return solve_cost(r, s) + kForwardStart + s.chunks * forward_chunk(blocks, caps) + s.state_time;
-    const double side_by_side = s.all_chunks * r.problem.form.value_heads / caps.multiprocessors;
-    return solve_cost(r, s) + kForwardStart + std::max(s.chunks, side_by_side) * kForwardWideChunk + s.state_time / 4;
+    const double blocks = 2 * s.units, side_by_side = s.all_chunks * r.problem.form.value_heads / caps.multiprocessors;
+    const double forward =
+        blocks <= caps.multiprocessors ? s.chunks * forward_chunk(blocks, caps) : std::max(s.chunks * kWideLoneChunk, side_by_side * kWideChunk);
+    return solve_cost(r, s) + kForwardStart + forward + kForwardStates * s.state_time;
 }
 
 double context_parallel_cost(const Request& r, const Caps& caps) { return segments_cost(r, caps, best_segments(r, caps)); }

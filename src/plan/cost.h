@@ -1,8 +1,8 @@
 // Estimated times of the engines, in microseconds: what the planner compares. Fitted to an H100 80GB (132 multiprocessors, 3.03 TB/s),
 // graph replay with the L2 flushed; other cards scale by their multiprocessors. Only the order of engines has to be right.
 #pragma once
-#include "problem.h"
 #include "caps.h"
+#include "problem.h"
 
 namespace fqla {
 

@@ -14,8 +14,10 @@ int64_t ceil_sqrt(int64_t x) {
     int64_t low = 0, high = int64_t{1} << 31;
     while (low < high) {
         const int64_t middle = (low + high) / 2;
-        if (middle * middle >= x) high = middle;
-        else low = middle + 1;
+        if (middle * middle >= x)
+            high = middle;
+        else
+            low = middle + 1;
     }
     return low;
 }

@@ -16,9 +16,9 @@ struct CpuBackward {
     int64_t group;                     // value heads of a key head; a task is one row and key head
     int64_t state_stride;              // elements from row to row of a K x V state
     int64_t state_elements;
-    int64_t worker_states;             // group * (segments + segment_chunks + 1), and for F64 one of each token of a chunk
+    int64_t worker_states;  // group * (segments + segment_chunks + 1), and for F64 one of each token of a chunk
     uint64_t worker_bytes;
-    int64_t workers;                   // threads that have memory
+    int64_t workers;  // threads that have memory
 
     int64_t segment_tokens() const { return segment_chunks * chunk_tokens; }
 };

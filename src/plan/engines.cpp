@@ -37,7 +37,8 @@ const Engine kEngines[] = {
     {FLASHQLA_ENGINE_RECURRENT, "recurrent", refuses_recurrent, recurrent_cost, plan_forward_recurrent, no_workspace},
     {FLASHQLA_ENGINE_FUSED, "fused", refuses_fused, fused_cost, plan_fused, no_workspace},
     {FLASHQLA_ENGINE_CHUNKED, "chunked", refuses_chunked, chunked_cost, plan_chunked, most_chunked_workspace},
-    {FLASHQLA_ENGINE_CONTEXT_PARALLEL, "context parallel", refuses_context_parallel, context_parallel_cost, plan_context_parallel, most_context_parallel_workspace},
+    {FLASHQLA_ENGINE_CONTEXT_PARALLEL, "context parallel", refuses_context_parallel, context_parallel_cost, plan_context_parallel,
+     most_context_parallel_workspace},
     {FLASHQLA_ENGINE_RECURRENT, "portable backward", refuses_portable_backward, no_choice, plan_backward_portable,
      same_workspace<refuses_portable_backward, plan_backward_portable>},
 };

@@ -42,9 +42,7 @@ Plan refusal(int32_t engine, const char* why) {
     return plan;
 }
 
-bool asked_for(const Engine& engine, const Request& request) {
-    return request.problem.engine == FLASHQLA_ENGINE_AUTO || request.problem.engine == engine.code;
-}
+bool asked_for(const Engine& engine, const Request& request) { return request.problem.engine == FLASHQLA_ENGINE_AUTO || request.problem.engine == engine.code; }
 
 }  // namespace
 

@@ -46,7 +46,8 @@ void plan_forward_recurrent(const Request& request, const Caps& caps, Plan& plan
     const bool large = large_states(form, request.bounds.rows) && request.bounds.max_tokens <= kFewTokens;
     const KernelId any = form.key_dim <= kSmallKeyDim ? KernelId::gdn_recurrent_any_128 : KernelId::gdn_recurrent_any_256;
     plan.add({fixed ? fixed_symbol(form, large) : any,
-              When::before, false,
+              When::before,
+              false,
               {static_cast<uint32_t>(form.value_heads * grid.tiles), static_cast<uint32_t>(grid.low), static_cast<uint32_t>(grid.high)},
               static_cast<uint32_t>(grid.warps * 32),
               0});

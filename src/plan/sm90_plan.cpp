@@ -66,8 +66,8 @@ void add_solve(const Request& request, const Caps& caps, Plan& plan) {
     const int64_t slots = slots_of(request.bounds);
     plan.workspace.book(Region::records, record_bytes(form, slots));
     plan.sm90.heads_per_block = static_cast<int32_t>(heads_per_solve_block(form, slots, caps));
-    plan.add(step(by_dtype(form, KernelId::gdn_solve_bf16, KernelId::gdn_solve_f16), slots * form.value_heads / plan.sm90.heads_per_block, SolveLayout::kThreads,
-                  SolveLayout::kBytes, false));
+    plan.add(step(by_dtype(form, KernelId::gdn_solve_bf16, KernelId::gdn_solve_f16), slots * form.value_heads / plan.sm90.heads_per_block,
+                  SolveLayout::kThreads, SolveLayout::kBytes, false));
 }
 
 void add_forward(const Request& request, const Caps& caps, Plan& plan) {

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 VERSION = "14"  # another version formats otherwise
-FORMATTED = ("src", "tests", "kernels")
+FORMATTED = ("src", "tests", "kernels", "bindings", "bench")
 ENDINGS = (".h", ".cpp", ".c", ".cu", ".cuh")
 NOT_OURS = ("tests/abi/frozen",)  # a copy, kept to the byte
 
