@@ -35,7 +35,8 @@ struct Sm90ForwardParams {
     View out;
     const void* records;
     // f32 [row, head, segment, V, K]. The summary leaves where each segment but the last ends from a zero start (the first: from the row's
-    // state), the stitch turns that into where it ends in truth; the forward of segment j starts from entry j - 1.
+    // state), the stitch turns that into where it ends in truth; the forward of segment j starts from entry j - 1, that of the first from the last
+    // entry, where the summary has put a copy of the row's state.
     float* segment_states;
     float* segment_maps;  // f32 [row, head, segment, K, K]: transitions, [from][to]; entries 0 and the last are not used
     int32_t key_heads, value_heads, head_map;

@@ -85,6 +85,19 @@ __device__ __forceinline__ void store_state(const float (&S)[64], const Sm90Forw
     }
 }
 
+// The same to and from a matrix of the workspace, [V, K] in f32.
+__device__ __forceinline__ void load_matrix(float (&S)[64], const float* from, StateAt at) {
+#pragma unroll
+    for (int i = 0; i < 32; ++i) {
+        const float2 x = *reinterpret_cast<const float2*>(from + (at.v0 + 8 * (i & 1)) * kHeadDim + at.k0 + 8 * (i >> 1));
+        S[2 * i] = x.x, S[2 * i + 1] = x.y;
+    }
+}
+__device__ __forceinline__ void store_matrix(const float (&S)[64], float* to, StateAt at) {
+#pragma unroll
+    for (int i = 0; i < 32; ++i) *reinterpret_cast<float2*>(to + (at.v0 + 8 * (i & 1)) * kHeadDim + at.k0 + 8 * (i >> 1)) = {S[2 * i], S[2 * i + 1]};
+}
+
 // The state after chunk c, if the caller wants it there (intervals are multiples of a chunk).
 __device__ __forceinline__ void store_checkpoint(const float (&S)[64], const Sm90ForwardParams& p, const Work& w, int c, StateAt at) {
     const int64_t tokens = (w.first + c + 1) * kChunk;
@@ -268,18 +281,14 @@ __device__ __forceinline__ void math_role(const Sm90ForwardParams& p, const Unit
         if (is_map) {
 #pragma unroll
             for (int i = 0; i < 64; ++i) S[i] = mine.v0 + 8 * ((i >> 1) & 1) == mine.k0 + 8 * (i >> 2) + (i & 1) ? 1.f : 0.f;
-        } else if (w.segment > 0) {
-            if constexpr (Output) {
-                const float* from = segment_matrix(p.segment_states, p, w, w.segment - 1);
-#pragma unroll
-                for (int i = 0; i < 32; ++i) {
-                    const float2 x = *reinterpret_cast<const float2*>(from + (mine.v0 + 8 * (i & 1)) * kHeadDim + mine.k0 + 8 * (i >> 1));
-                    S[2 * i] = x.x, S[2 * i + 1] = x.y;
-                }
-            }
-        } else if (slots.read != kNoSlot) {
+        } else if (Output && p.segments > 1) {
+            load_matrix(S, segment_matrix(p.segment_states, p, w, w.segment > 0 ? w.segment - 1 : p.segments - 1), mine);
+        } else if (w.segment == 0 && slots.read != kNoSlot) {
             load_state(S, p, slots.read, w.head, mine);
         }
+        // The forward's first segment starts from this copy: in place, its last segment may have stored the final state before the first begins.
+        if constexpr (!Output)
+            if (!is_map && w.segment == 0) store_matrix(S, segment_matrix(p.segment_states, p, w, p.segments - 1), mine);
 #pragma unroll
         for (int i = 0; i < 32; ++i) Sb[i] = pack(T{}, S[2 * i], S[2 * i + 1]);
 
@@ -398,10 +407,7 @@ __device__ __forceinline__ void math_role(const Sm90ForwardParams& p, const Unit
         if constexpr (Output) {
             if (w.last && slots.write != kNoSlot) store_state(S, p, slots.write, w.head, mine);
         } else {
-            float* to = segment_matrix(is_map ? p.segment_maps : p.segment_states, p, w, w.segment);
-#pragma unroll
-            for (int i = 0; i < 32; ++i)
-                *reinterpret_cast<float2*>(to + (mine.v0 + 8 * (i & 1)) * kHeadDim + mine.k0 + 8 * (i >> 1)) = {S[2 * i], S[2 * i + 1]};
+            store_matrix(S, segment_matrix(is_map ? p.segment_maps : p.segment_states, p, w, w.segment), mine);
         }
     }
     if constexpr (Output) {
