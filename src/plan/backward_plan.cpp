@@ -64,10 +64,11 @@ void plan_backward_within(const Request& request, const Caps& caps, uint64_t wor
     plan.segments = static_cast<int32_t>(std::min<int64_t>((all_slots + slots - 1) / slots, kMostSegments + 1));
     plan.segment_tokens = slots * kBackwardChunk;
     book_workspace(form, all_slots, slots, plan.segments, plan.workspace);
-    if (all_slots / slots > kMostSegments) {
+    const int64_t segments = all_slots / slots, segment_tokens = slots * kBackwardChunk;
+    if (segments > kMostSegments) {
         plan.status = FLASHQLA_STATUS_UNSUPPORTED;
         std::snprintf(plan.reason, sizeof plan.reason, "sequences.tokens = %lld: the backward would take %lld segments of %lld tokens, at most %lld",
-                      static_cast<long long>(bounds.tokens), static_cast<long long>(all_slots / slots), static_cast<long long>(slots * kBackwardChunk),
+                      static_cast<long long>(bounds.tokens), static_cast<long long>(segments), static_cast<long long>(segment_tokens),
                       static_cast<long long>(kMostSegments));
         return;
     }
