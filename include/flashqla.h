@@ -35,8 +35,8 @@
  *   own outputs. A CPU handle runs one call at a time on its pool, others wait their turn.
  * ERRORS    Functions return a FLASHQLA_STATUS_*; flashqla_last_error then tells the field, its value and the rule. When the status
  *   is not OK, nothing was launched and nothing was written, but for CUDA_ERROR, which may come after a part was enqueued.
- *   Contents of device arrays cannot be checked on the host: offsets are clamped into [0, tokens], a row that would end before it
- *   begins is empty (rows that overlap because of decreasing offsets leave the shared tokens undefined), and slots outside the pool
+ *   Contents of device arrays cannot be checked on the host: offsets are clamped into [0, tokens] and a row that would end before it
+ *   begins is empty (where offsets decrease, results of the whole call are undefined, within its outputs), and slots outside the pool
  *   are skipped. No content of any array makes the library touch memory outside what was described.
  * NUMBERS   Same call, same device, same library: same bits. There is no other mode. CPU results do not depend on the number of
  *   threads. NaN and infinity stay within their row and head.
@@ -183,14 +183,16 @@ enum {
 
 /* flashqla_problem.flags */
 /* The caller promises beta_t |k_t|^2 <= 2 for every token although the library does not normalise k (qk_norm NONE): lets tensor-core
- * engines take the gate-free triangular inverse. A broken promise may give infinities within the row; never a wrong address. */
+ * engines take cheaper forms of the triangular inverse. A broken promise may give infinities within the row; never a wrong address. The
+ * engines of this version need no such promise and do not use it. */
 #define FLASHQLA_PROBLEM_KEYS_BOUNDED 1
 /* Context parallelism may drop a segment's past once the gates have decayed it below exp(-10) (by default exp(-40), which is below
- * rounding). Ignored by other engines. */
+ * rounding). Ignored by other engines, and by this version's, which carries every segment exactly. */
 #define FLASHQLA_PROBLEM_APPROXIMATE_WARMUP 2
 /* A row's results do not depend on the other rows of the call: one engine serves every row, and rows are cut at fixed places. */
 #define FLASHQLA_PROBLEM_BATCH_INVARIANT 4
-/* f32 q, k, v may be rounded to 16 bits for tensor cores. Without it f32 tensors are computed in f32. */
+/* f32 q, k, v may be rounded to 16 bits for tensor cores. Without it f32 tensors are computed in f32; this version does so
+ * with it, too. */
 #define FLASHQLA_PROBLEM_ALLOW_16BIT_OPERANDS 8
 
 /* flashqla_state.flags */
@@ -371,7 +373,7 @@ typedef struct flashqla_device {
     uint64_t shared_memory_bytes;    /* most that one block may have; CPU: 0 */
     uint64_t l2_bytes;               /* CPU: 0 */
     char name[64];                   /* "NVIDIA H100 80GB HBM3", "CPU" */
-    char image[32];                  /* kernels in use: "sm_90a", "compute_90 (PTX, compiled by the driver)", or the CPU's "avx512" */
+    char image[32];                  /* kernels in use: "sm_90a", "compute_80 (PTX)", or the CPU's "avx512" */
 } flashqla_device;
 
 /* ============================================================================ the library ======================================== */
@@ -419,7 +421,8 @@ FLASHQLA_API int32_t flashqla_device_info(const flashqla_handle *handle, flashql
 
 /* ============================================================================ the operations =====================================
  * `state` may be NULL: rows start from zero and no state is stored. `workspace`: at least query's workspace_bytes, aligned to 256; may be
- * NULL when that is 0. Offsets pointers need not be set for flashqla_query and flashqla_explain beyond NULL or not NULL. */
+ * NULL when that is 0. flashqla_query and flashqla_explain look at no contents: any aligned address
+ * stands for offsets that are not NULL. */
 
 /* Tells, without touching a device, whether and how a call of these bounds would run and what memory it wants. Only the bounds count:
  * rows, tokens, max_tokens, and whether offsets, checkpoints, per-token states are there. workspace_bytes never falls when a bound

@@ -62,7 +62,8 @@ __device__ __forceinline__ Chunk chunk_at(const BackwardParams& p, int64_t slot_
     c.n = row_of_slot(p.call.rows, slot);
     c.row = row_tokens(p.call.rows, c.n);
     c.begin = (slot - first_slot_of(p.call.rows, c.n)) * kBackwardChunk;
-    c.length = static_cast<int32_t>(clamp_to(c.row.length - c.begin, 0, kBackwardChunk));
+    // Slots before the first row's are nobody's.
+    c.length = c.begin < 0 ? 0 : static_cast<int32_t>(clamp_to(c.row.length - c.begin, 0, kBackwardChunk));
     c.skip = row_slots(p.call.state, c.n).skip;
     return c;
 }

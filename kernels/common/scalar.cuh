@@ -77,7 +77,7 @@ struct HeadGate {
 };
 
 __device__ __forceinline__ HeadGate head_gate(const Form& form, const Inputs& in, int64_t h) {
-    if (form.gate != FLASHQLA_GATE_RAW) return {0, 0};
+    if (form.gate != FLASHQLA_GATE_RAW || !in.a_log.data) return {0, 0};  // null where a call has no tokens
     return {load_bits(in.a_log.data, in.a_log.dtype, h * in.a_log.head), load_bits(in.dt_bias.data, in.dt_bias.dtype, h * in.dt_bias.head)};
 }
 __device__ __forceinline__ float gate_rate(const Inputs& in, const HeadGate& head) { return expf(bits_to_f32(head.a_log, in.a_log.dtype)); }

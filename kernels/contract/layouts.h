@@ -56,7 +56,7 @@ struct ForwardLayout {
     static constexpr int kOut = kStages * kStageBytes;  // a tile a math warpgroup
     static constexpr int kFactors = kOut + (Output ? Math * kTileBytes : 0);
     static constexpr int kBarriers = kFactors + kStages * 1152;
-    static constexpr int kBytes = kBarriers + 16 * kStages + 8 + 16 * Math;
+    static constexpr int kBytes = kBarriers + (16 + 8) * kStages + 16 * Math;  // ring, tails, staging
 };
 static_assert(ForwardLayout<2, true>::kBytes <= 227 * 1024 && ForwardLayout<2, false>::kBytes <= 227 * 1024, "shared memory of a block");
 
@@ -73,8 +73,8 @@ struct PairLayout {
     static constexpr int kTokens = kLower + kChunk * SolveLayout::kLowerStride * 4;  // gates, betas
     static constexpr int kWarp = kTokens + 2 * kChunk * 4;
     static constexpr int kNorms = kWarp + 4 * 2 * kChunk * 4;
-    static constexpr int kBarriers = kNorms + 2 * kChunk * 4;  // ring, tail, staging, solved[2], record free
-    static constexpr int kBytes = kBarriers + 16 * kStages + 8 + 16 + 24;
+    static constexpr int kBarriers = kNorms + 2 * kChunk * 4;  // ring, tails, staging, solved[2], record free
+    static constexpr int kBytes = kBarriers + (16 + 8) * kStages + 16 + 24;
 };
 static_assert(PairLayout::kBytes <= 227 * 1024, "shared memory of a block");
 

@@ -40,7 +40,7 @@ __device__ __forceinline__ ChunkPlace place_of(const Rows& rows, int64_t slot) {
     }
     p.tokens = row_tokens(rows, low);
     p.chunk = slot - first_slot(rows, low, p.tokens);
-    if (p.chunk < chunks_of(p.tokens.length)) p.row = low;
+    if (p.chunk >= 0 && p.chunk < chunks_of(p.tokens.length)) p.row = low;
     return p;
 }
 

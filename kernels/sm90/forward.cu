@@ -11,9 +11,9 @@
 //   role                 registers    step (event it waits for -> event it announces)
 //   load, one warp       few          k, q, v, record of a chunk        (stage free -> stage filled)
 //                                     behind a row's end k and v are zeroed here, so that no other row's NaN meets a product
-//   math, 1 or 2         <= 240        Y; the chunk before's output, behind it; O; X (stage filled); U; S and P U; (-> stage free)
+//   math, 1 or 2         <= 244        Y; the chunk before's output, behind it; O; X (stage filled); U; S and P U; (-> stage free)
 //   warpgroups
-// One math warpgroup: 192 threads, two warps a scheduler at most, up to 255 registers. Two: 384 threads start at 168 and split them 240 / 240 / 24.
+// One math warpgroup: 192 threads, two warps a scheduler at most, up to 255 registers. Two: 384 threads start at 168 and split them 232 / 232 / 40.
 #include "recurrence.cuh"
 
 namespace fqla::sm90 {
@@ -29,11 +29,11 @@ __device__ __forceinline__ void recur(const Sm90ForwardParams& p) {
     const Units units = Output ? one_unit(2 / Math, p.segments) : one_unit(2, p.segments - 1);
     const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);  // the shuffle tells ptxas that a warp does not diverge here (else C7518)
     const int group = warp / 4 < Math ? warp / 4 : (warp - 1) % 4;
-    const Ring<1> staging(tail + 8 + 16 * (group < Math ? group : 0));  // of this math warpgroup, or of this store warp's
+    const Ring<1> staging(tail + 8 * L::kStages + 16 * (group < Math ? group : 0));  // of this math warpgroup, or of this store warp's
     if (threadIdx.x == 0) {
         ring.init(1, 4 * Math * (L::kCluster ? 2 : 1));
-        barrier_init(tail, 1);
-        for (int m = 0; m < Math; ++m) Ring<1>(tail + 8 + 16 * m).init(4, 1);
+        for (int i = 0; i < L::kStages; ++i) barrier_init(tail + 8 * i, 1);
+        for (int m = 0; m < Math; ++m) Ring<1>(tail + 8 * L::kStages + 16 * m).init(4, 1);
         barrier_init_fence();
     }
     __syncthreads();

@@ -5,12 +5,12 @@
 // memory. A block so has two chunks' time for a solve. Gates and Gamma are made behind the products, which do not need them.
 //
 //   role               registers  step (event it waits for -> event it announces)
-//   load, a warp       24         q, k, v of a chunk               (stage free -> stage filled)
-//   solve, warpgroup   240        K K^T, Q K^T of its chunks       (stage filled -> stage free)
+//   load, a warp       40         q, k, v of a chunk               (stage free -> stage filled)
+//   solve, warpgroup   224        K K^T, Q K^T of its chunks       (stage filled -> stage free)
 //                                 gates, N, diagonal inverses
 //                                 scores, merges, factors          (record free, in both blocks -> solved, in both blocks)
 //   math, warpgroup    240        recurrence and output            (stage filled, solved -> stage free, record free)
-//   store, a warp      24         output of the chunk before       (staging filled -> staging free)
+//   store, a warp      40         output of the chunk before       (staging filled -> staging free)
 //
 // Records: even chunks in the first slot, odd ones in the second; slot r is written by block r alone, so that "record free" is one barrier
 // a block with eight arrivals, four math warps here and four there.
@@ -82,6 +82,7 @@ __device__ __forceinline__ void solve_role(const Sm90FusedParams& p, const Units
                 continue;
             }
             const int64_t left = w.tokens.length - static_cast<int64_t>(c) * kChunk;
+            const int valid = left < kChunk ? static_cast<int>(left) : kChunk;
             {
                 const int token = threadIdx.x % kChunk;
                 const bool is_beta = threadIdx.x % 128 >= kChunk;
@@ -94,12 +95,12 @@ __device__ __forceinline__ void solve_role(const Sm90FusedParams& p, const Units
             sync_threads(kSolveBarrier, 128);  // gates and betas are there
             begin_products<T>(at, kk, qk);
             if (p.forms.qk_norm) {
-                measure_norms(at, p.forms.eps, threadIdx.x % 128, T{});
+                measure_norms(at, p.forms.eps, valid, threadIdx.x % 128, T{});
                 sync_threads(kSolveBarrier, 128);
             }
             const FactorPair factors = sum_gates(p.forms, at, me);
             const RowGates gates = prepare_rows(at, me);
-            finish_products<T>(p.forms, at, me, left < kChunk ? static_cast<int>(left) : kChunk, kk, qk);
+            finish_products<T>(p.forms, at, me, valid, kk, qk);
             if (me.lane == 0) release_stage<Pair>(ring);
             uint32_t scores[16];
 #pragma unroll
@@ -131,14 +132,14 @@ __device__ __forceinline__ void fuse(const Sm90FusedParams& p) {
     extern __shared__ __align__(1024) char memory[];
     const uint32_t smem = shared_address(memory), tail = smem + Pair::kBarriers + 16 * Pair::kStages;
     Ring<Pair::kStages> ring(smem + Pair::kBarriers);
-    const Ring<1> staging(tail + 8);
-    const PairEvents events{tail + 24};
+    const Ring<1> staging(tail + 8 * Pair::kStages);
+    const PairEvents events{tail + 8 * Pair::kStages + 16};
     // Any number of clusters serves: they take units in turn.
     const Units units{blockIdx.x / 2, static_cast<int64_t>(p.forward.rows.count) * p.forward.value_heads, gridDim.x / 2, static_cast<int>(blockIdx.x % 2), 1};
     const int rank = __shfl_sync(~0u, units.part, 0);
     if (threadIdx.x == 0) {
         ring.init(1, 16);  // math and solve warps of both blocks
-        barrier_init(tail, 1);
+        for (int i = 0; i < Pair::kStages; ++i) barrier_init(tail + 8 * i, 1);
         staging.init(4, 1);
         barrier_init(events.solved(0), 1), barrier_init(events.solved(1), 1), barrier_init(events.record_free(), 8);
         barrier_init_fence();

@@ -109,8 +109,8 @@ __device__ __forceinline__ void store_checkpoint(const float (&S)[64], const Sm9
 // Fills stages for the chunks of a unit, in order. Behind the end of a row cut by offsets a box holds other rows' tokens: that one chunk lands on a
 // barrier of its own and is announced after k and v have been zeroed there.
 template <class L>
-__device__ __forceinline__ void load_chunks(const Sm90ForwardParams& p, const Work& w, uint32_t smem, Ring<L::kStages>& ring, uint32_t tail,
-                                            uint32_t& tail_phase) {
+__device__ __forceinline__ void load_chunks(const Sm90ForwardParams& p, const Work& w, uint32_t smem, Ring<L::kStages>& ring, uint32_t tails,
+                                            uint32_t& tail_phases) {
     const int lane = threadIdx.x % 32;
     const int key_head = p.head_map == FLASHQLA_HEADS_TILED ? w.head % p.key_heads : w.head / (p.value_heads / p.key_heads);
     const int n = p.rows.offsets ? 0 : static_cast<int>(w.row);
@@ -122,7 +122,7 @@ __device__ __forceinline__ void load_chunks(const Sm90ForwardParams& p, const Wo
         const bool ragged = p.rows.offsets && left < kChunk;
         const uint32_t at = smem + ring.stage() * L::kStageBytes;
         if (lane == 0) {
-            const uint32_t bar = ragged ? tail : ring.filled();
+            const uint32_t bar = ragged ? tails + 8 * ring.stage() : ring.filled();
             const int t = static_cast<int>(token + w.tokens.begin);
             barrier_expect(bar, L::kStageBytes + (L::kPair ? 0 : ChunkRecord::kFactorBytes));
             // A pair shares all but v: each block brings one half of k and q and one tile, to both.
@@ -153,8 +153,8 @@ __device__ __forceinline__ void load_chunks(const Sm90ForwardParams& p, const Wo
             }
         }
         if (ragged) {
-            barrier_wait(tail, tail_phase);
-            tail_phase ^= 1;
+            barrier_wait(tails + 8 * ring.stage(), tail_phases >> ring.stage() & 1);
+            tail_phases ^= 1u << ring.stage();
             for (int piece = static_cast<int>(left) * 8 + lane; piece < kChunk * 8; piece += 32) {
                 store_shared_zero16(at + L::kK + 16 * piece), store_shared_zero16(at + L::kK + kTileBytes + 16 * piece);
 #pragma unroll
@@ -169,11 +169,11 @@ __device__ __forceinline__ void load_chunks(const Sm90ForwardParams& p, const Wo
 
 // Load role.
 template <class L>
-__device__ __forceinline__ void load_role(const Sm90ForwardParams& p, const Units& units, uint32_t smem, Ring<L::kStages> ring, uint32_t tail) {
-    uint32_t tail_phase = 0;
+__device__ __forceinline__ void load_role(const Sm90ForwardParams& p, const Units& units, uint32_t smem, Ring<L::kStages> ring, uint32_t tails) {
+    uint32_t tail_phases = 0;  // a bit a stage
     for (int64_t unit = units.first; unit < units.count; unit += units.step) {
         const Work w = find_work(p, units, unit);
-        if (!w.skip) load_chunks<L>(p, w, smem, ring, tail, tail_phase);
+        if (!w.skip) load_chunks<L>(p, w, smem, ring, tails, tail_phases);
     }
 }
 // The output of a unit's rows that are skipped: zeros, by one warp.

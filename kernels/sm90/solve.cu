@@ -63,12 +63,13 @@ __device__ __forceinline__ void solve(const Sm90SolveParams& p) {
 
     float kk[32], qk[32];
     const int64_t left = at.tokens.length - token;
+    const int valid = left < kChunk ? static_cast<int>(left) : kChunk;
     begin_products<T>(place, kk, qk);
     if (p.forms.qk_norm) {
-        measure_norms(place, p.forms.eps, thread, T{});
+        measure_norms(place, p.forms.eps, valid, thread, T{});
         __syncthreads();
     }
-    finish_products<T>(p.forms, place, me, left < kChunk ? static_cast<int>(left) : kChunk, kk, qk);
+    finish_products<T>(p.forms, place, me, valid, kk, qk);
     __syncthreads();  // q and k have been read: their place is taken over
     clear_upper(place, me);
 #pragma unroll 1

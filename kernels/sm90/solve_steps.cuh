@@ -90,8 +90,9 @@ __device__ __forceinline__ void resolve_tokens(const SolveForms& p, const SolveA
     }
 }
 
-// 1/sqrt(sum x^2 + eps) of the 64 rows of k and q: a thread takes half of the rows' columns of each.
-__device__ __forceinline__ void measure_norms(const SolveAt& at, float eps, int thread, auto dtype) {
+// 1/sqrt(sum x^2 + eps) of the 64 rows of k and q: a thread takes half of the rows' columns of each. Rows from `valid` on get 0: they are another
+// row's tokens, and their NaN times a zero beta would be NaN.
+__device__ __forceinline__ void measure_norms(const SolveAt& at, float eps, int valid, int thread, auto dtype) {
     const int row = thread / 2, half = thread % 2;
 #pragma unroll
     for (int which = 0; which < 2; ++which) {
@@ -108,7 +109,7 @@ __device__ __forceinline__ void measure_norms(const SolveAt& at, float eps, int 
             }
         }
         sum += __shfl_xor_sync(~0u, sum, 1);
-        if (half == 0) store_shared_f(at.norms + (which * kChunk + row) * 4, rsqrtf(sum + eps));
+        if (half == 0) store_shared_f(at.norms + (which * kChunk + row) * 4, row < valid ? rsqrtf(sum + eps) : 0.f);
     }
 }
 

@@ -50,7 +50,6 @@ FQLA_PUBLIC(flashqla_device, 136);
 #undef FQLA_PUBLIC
 
 // Sets *p to zeros of `size` bytes with struct_size; the caller's size may be a newer, larger one.
-// Sets *p to zeros of `size` bytes with struct_size; the caller's size may be a newer, larger one.
 int32_t init_bytes(void* p, size_t size, size_t version1_size, const char* name);
 template <class T>
 int32_t init_struct(T* p, size_t size) {

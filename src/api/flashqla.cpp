@@ -3,6 +3,7 @@
 
 #include <cstdio>
 #include <cstring>
+#include <type_traits>
 
 #include "build_info.h"
 #include "cpu.h"
@@ -84,7 +85,7 @@ int32_t run(const flashqla_handle* handle, const Request& request, const Call& c
     if (const int32_t s = check_workspace(plan, workspace, workspace_bytes)) return s;
     if (stream && !handle->caps.cuda) return fail(FLASHQLA_STATUS_INVALID_ARGUMENT, "stream = %p: must be NULL on a CPU handle", stream);
     if (call.rows.count == 0) return kOk;
-    constexpr bool forward = sizeof(Call) == sizeof(Forward);
+    constexpr bool forward = std::is_same_v<Call, Forward>;
     if (handle->caps.cuda) {
         if constexpr (forward)
             return cuda::launch_forward(handle->caps, plan, call, workspace, stream);

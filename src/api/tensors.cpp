@@ -43,11 +43,11 @@ public:
     }
     void add_table(const char* name, const void* data, int64_t bytes) { add_bytes(name, data, bytes, Use::input); }
     void add_state_tables(const StateIo& s) {
-        add_table("state.read_slots", s.read.table, rows_.count * 4);
-        add_table("state.write_slots", s.write.table, rows_.count * 4);
-        add_table("state.checkpoint_slots", s.checkpoint_slots, rows_.count * 4 * s.checkpoint_width);
-        add_table("state.token_slots", s.token_slots, rows_.count * 4 * s.token_width);
-        add_table("state.accepted", s.accepted, rows_.count * 4);
+        add_table("state.read_slots", s.read.table, int64_t{rows_.count} * 4);
+        add_table("state.write_slots", s.write.table, int64_t{rows_.count} * 4);
+        add_table("state.checkpoint_slots", s.checkpoint_slots, int64_t{rows_.count} * 4 * s.checkpoint_width);
+        add_table("state.token_slots", s.token_slots, int64_t{rows_.count} * 4 * s.token_width);
+        add_table("state.accepted", s.accepted, int64_t{rows_.count} * 4);
         add_table("sequences.offsets", rows_.offsets, (int64_t{rows_.count} + 1) * (rows_.offsets_are_64bit ? 8 : 4));
     }
     int32_t check_overlaps() const { return spans_.check(); }
@@ -160,12 +160,12 @@ int32_t Reader::read(const flashqla_tensor& in, const Field& field, View& out) {
         return kOk;
     }
     if (nothing) return kOk;
-    if (field.use == Use::output)
-        if (const int32_t e = check_distinct(field, out)) return e;
     Span span;
     if (!span.measure(field.name, in.data, bytes, field.shape.rows, out.row, field.shape.tokens, out.token, field.shape.heads, out.head, field.shape.dim))
         return fail(kInvalid, "%s: strides (row %lld, token %lld, head %lld) reach past the address space", field.name, static_cast<long long>(out.row),
                     static_cast<long long>(out.token), static_cast<long long>(out.head));
+    if (field.use == Use::output)
+        if (const int32_t e = check_distinct(field, out)) return e;
     if (!spans_.add(span, field.use == Use::output)) return fail(FLASHQLA_STATUS_INTERNAL, "too many tensors");
     if (field.kind == Kind::operand) aligned_ = aligned_ && copy_engine_takes(field.shape, out, address, bytes);
     return kOk;

@@ -56,7 +56,7 @@ private:
     // One token, one state in, at most one out. (A checkpoint's interval is 64 or more.)
     bool decodes() const {
         return row_.tokens.length == 1 && row_.slots.read != kNoSlot && call_.state.token_width == 0 && call_.form.key_dim % kDecodeStep == 0 &&
-               columns_.count % kDecodeStep == 0;
+               call_.form.value_dim % kDecodeStep == 0;
     }
 
     int64_t until_checkpoint(int64_t t) const {

@@ -46,7 +46,7 @@ template <class Real>
 class HeadGates {
 public:
     HeadGates(const Form& form, const Inputs& in, int64_t n, const RowTokens& row, int64_t h) : form_(form), in_(in), n_(n), h_(h), row_(row) {
-        if (form.gate != FLASHQLA_GATE_RAW) return;
+        if (form.gate != FLASHQLA_GATE_RAW || !in.a_log.data) return;  // null where a call has no tokens
         rate_ = std::exp(load_element<Real>(in.a_log.data, in.a_log.dtype, h * in.a_log.head));
         bias_ = load_element<Real>(in.dt_bias.data, in.dt_bias.dtype, h * in.dt_bias.head);
     }

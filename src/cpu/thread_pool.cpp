@@ -1,6 +1,8 @@
 #include "thread_pool.h"
 
 #include <sched.h>
+#include <signal.h>
+#include <unistd.h>
 
 #include <cstdlib>
 
@@ -21,9 +23,9 @@ inline void relax() {
 int allowed_cpus() {
     cpu_set_t set;
     CPU_ZERO(&set);
-    if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
-    const int count = CPU_COUNT(&set);
-    return count > 0 ? count : 1;
+    // A mask of more CPUs than cpu_set_t holds: as many as are online.
+    const long count = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : sysconf(_SC_NPROCESSORS_ONLN);
+    return count > 0 ? static_cast<int>(count) : 1;
 }
 
 int clamp_threads(int threads) {
@@ -57,13 +59,18 @@ ThreadPool::~ThreadPool() {
 }
 
 bool ThreadPool::start_workers() {
+    // Signals are the program's: none of its handlers shall run on a thread of ours.
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
     for (int i = 0; i < threads_ - 1; i++) {
         workers_[i].pool = this;
         workers_[i].index = i + 1;  // the caller is thread 0
-        if (pthread_create(&workers_[i].handle, nullptr, worker_main, &workers_[i]) != 0) return false;
+        if (pthread_create(&workers_[i].handle, nullptr, worker_main, &workers_[i]) != 0) break;
         started_ = i + 1;
     }
-    return true;
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    return started_ == threads_ - 1;
 }
 
 void* ThreadPool::worker_main(void* worker) {

@@ -11,7 +11,7 @@ Image image_for(int32_t compute_major, int32_t compute_minor, bool tegra, uint32
 
 const char* image_name(Image image);
 
-// The images of this build, a bit each, and the highest compute capability (major * 10 + minor) its PTX was made for (0: none).
+// The images of this build, a bit each.
 uint32_t images_inside();
 
 }  // namespace fqla::cuda

@@ -15,80 +15,93 @@ struct Target {
     CUstream stream;
 };
 
-int32_t launch(const Target& on, const Step& step, void* params) {
-    CUkernel kernel = nullptr;
-    if (const int32_t s = get_kernel(on.driver, on.caps, step.kernel, on.stream, kernel)) return s;
-    CUlaunchConfig config{};
-    config.gridDimX = step.grid[0];
-    config.gridDimY = step.grid[1];
-    config.gridDimZ = step.grid[2];
-    config.blockDimX = step.threads;
-    config.blockDimY = config.blockDimZ = 1;
-    config.sharedMemBytes = step.shared_bytes;
-    config.hStream = on.stream;
-    CUlaunchAttribute overlap{};
-    overlap.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
-    overlap.value.programmaticStreamSerializationAllowed = 1;
-    config.attrs = &overlap;
-    config.numAttrs = step.overlaps ? 1 : 0;
-    void* arguments[] = {params};
-    // A CUkernel stands wherever a CUfunction does: the driver takes the current context's.
-    FQLA_TRY(on.driver, cuLaunchKernelEx, &config, reinterpret_cast<CUfunction>(kernel), arguments, nullptr);
-    return FLASHQLA_STATUS_OK;
-}
+// A plan's kernels, all looked up before anything is enqueued, so that NOT_WARM and its like come first.
+struct LoadedPlan {
+    const Target& on;
+    const Plan& plan;
+    CUkernel kernels[Plan::kMaxSteps];
+    bool enqueued = false;
 
-// All kernels first, so that NOT_WARM comes before anything is enqueued.
-int32_t load_all(const Target& on, const Plan& plan) {
-    CUkernel kernel = nullptr;
-    for (int i = 0; i < plan.step_count; i++)
-        if (const int32_t s = get_kernel(on.driver, on.caps, plan.steps[i].kernel, on.stream, kernel)) return s;
-    return FLASHQLA_STATUS_OK;
-}
-
-// Fills a step's parameters: make_args(step, segment, args) gives their size.
-template <class MakeArgs>
-int32_t run_steps(const Target& on, const Plan& plan, When when, int segment, const MakeArgs& make_args) {
-    KernelArgs args;
-    for (int i = 0; i < plan.step_count; i++) {
-        if (plan.steps[i].when != when) continue;
-        if (!make_args(plan.steps[i], segment, args))
-            return fail(FLASHQLA_STATUS_INTERNAL, "%s does not belong to this operation", kKernels[static_cast<int>(plan.steps[i].kernel)].symbol);
-        if (const int32_t s = launch(on, plan.steps[i], &args)) return s;
+    int32_t load() {
+        for (int i = 0; i < plan.step_count; i++)
+            if (const int32_t s = get_kernel(on.driver, on.caps, plan.steps[i].kernel, on.stream, kernels[i])) return s;
+        return FLASHQLA_STATUS_OK;
     }
-    return FLASHQLA_STATUS_OK;
-}
 
-template <class MakeArgs>
-int32_t run_plan(const Target& on, const Plan& plan, const MakeArgs& make_args) {
-    if (const int32_t s = run_steps(on, plan, When::before, 0, make_args)) return s;
-    for (int segment = plan.segments - 1; segment >= 0; segment--)
-        if (const int32_t s = run_steps(on, plan, When::each_segment, segment, make_args)) return s;
-    return run_steps(on, plan, When::after, 0, make_args);
-}
+    int32_t launch(int i, void* params) {
+        const Step& step = plan.steps[i];
+        CUlaunchConfig config{};
+        config.gridDimX = step.grid[0];
+        config.gridDimY = step.grid[1];
+        config.gridDimZ = step.grid[2];
+        config.blockDimX = step.threads;
+        config.blockDimY = config.blockDimZ = 1;
+        config.sharedMemBytes = step.shared_bytes;
+        config.hStream = on.stream;
+        CUlaunchAttribute overlap{};
+        overlap.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+        overlap.value.programmaticStreamSerializationAllowed = 1;
+        config.attrs = &overlap;
+        config.numAttrs = step.overlaps ? 1 : 0;
+        void* arguments[] = {params};
+        // A CUkernel stands wherever a CUfunction does: the driver takes the current context's.
+        const CUresult result = on.driver.cuLaunchKernelEx(&config, reinterpret_cast<CUfunction>(kernels[i]), arguments, nullptr);
+        if (result == CUDA_SUCCESS) {
+            enqueued = true;
+            return FLASHQLA_STATUS_OK;
+        }
+        const int32_t status = driver_failure(on.driver, result, "cuLaunchKernelEx");
+        return enqueued ? FLASHQLA_STATUS_CUDA_ERROR : status;  // the one status that may come after a part was enqueued
+    }
 
-int32_t prepare(const Caps& caps, const Plan& plan, const Driver*& driver, CUstream stream) {
+    // Fills a step's parameters: make_args(step, segment, args) gives their size.
+    template <class MakeArgs>
+    int32_t run_steps(When when, int segment, const MakeArgs& make_args) {
+        KernelArgs args;
+        for (int i = 0; i < plan.step_count; i++) {
+            if (plan.steps[i].when != when) continue;
+            if (!make_args(plan.steps[i], segment, args))
+                return fail(FLASHQLA_STATUS_INTERNAL, "%s does not belong to this operation", kKernels[static_cast<int>(plan.steps[i].kernel)].symbol);
+            if (const int32_t s = launch(i, &args)) return s;
+        }
+        return FLASHQLA_STATUS_OK;
+    }
+
+    template <class MakeArgs>
+    int32_t run(const MakeArgs& make_args) {
+        if (const int32_t s = run_steps(When::before, 0, make_args)) return s;
+        for (int segment = plan.segments - 1; segment >= 0; segment--)
+            if (const int32_t s = run_steps(When::each_segment, segment, make_args)) return s;
+        return run_steps(When::after, 0, make_args);
+    }
+};
+
+int32_t open_context(const Caps& caps, const Driver*& driver) {
     if (const int32_t s = check_context(caps)) return s;
-    if (const int32_t s = open_driver(driver)) return s;
-    return load_all({*driver, caps, stream}, plan);
+    return open_driver(driver);
 }
 
 }  // namespace
 
 int32_t launch_forward(const Caps& caps, const Plan& plan, const Forward& call, void* workspace, void* stream) {
     const Driver* driver = nullptr;
-    if (const int32_t s = prepare(caps, plan, driver, static_cast<CUstream>(stream))) return s;
+    if (const int32_t s = open_context(caps, driver)) return s;
+    const Target on{*driver, caps, static_cast<CUstream>(stream)};
+    LoadedPlan loaded{on, plan, {}};
+    if (const int32_t s = loaded.load()) return s;
     TensorMaps maps;
     if (plan.engine != FLASHQLA_ENGINE_RECURRENT)
         if (const int32_t s = make_tensor_maps(*driver, call, maps)) return s;
-    return run_plan({*driver, caps, static_cast<CUstream>(stream)}, plan,
-                    [&](const Step& step, int, KernelArgs& args) { return make_kernel_args(step, plan, call, maps, workspace, args); });
+    return loaded.run([&](const Step& step, int, KernelArgs& args) { return make_kernel_args(step, plan, call, maps, workspace, args); });
 }
 
 int32_t launch_backward(const Caps& caps, const Plan& plan, const Backward& call, void* workspace, void* stream) {
     const Driver* driver = nullptr;
-    if (const int32_t s = prepare(caps, plan, driver, static_cast<CUstream>(stream))) return s;
-    return run_plan({*driver, caps, static_cast<CUstream>(stream)}, plan,
-                    [&](const Step& step, int segment, KernelArgs& args) { return make_kernel_args(step, segment, plan, call, workspace, args); });
+    if (const int32_t s = open_context(caps, driver)) return s;
+    const Target on{*driver, caps, static_cast<CUstream>(stream)};
+    LoadedPlan loaded{on, plan, {}};
+    if (const int32_t s = loaded.load()) return s;
+    return loaded.run([&](const Step& step, int segment, KernelArgs& args) { return make_kernel_args(step, segment, plan, call, workspace, args); });
 }
 
 }  // namespace fqla::cuda

@@ -96,9 +96,14 @@ double context_parallel_cost(const Request& r, const Caps& caps) { return segmen
 int64_t best_segments(const Request& r, const Caps& caps) {
     const int64_t units = r.bounds.rows * r.problem.form.value_heads, chunks = (r.bounds.max_tokens + kChunk - 1) / kChunk;
     const int64_t most = units > 0 ? std::min<int64_t>(caps.multiprocessors / (2 * units), chunks) : 0;
-    int64_t best = most < 2 ? 0 : 2;
-    for (int64_t n = 3; n <= most; n++)
-        if (segments_cost(r, caps, n) < segments_cost(r, caps, best)) best = n;
+    int64_t best = 0;
+    double least = 0;
+    for (int64_t n = 2; n <= most; n++) {
+        const double cost = segments_cost(r, caps, n);
+        if (best && cost >= least) continue;
+        best = n;
+        least = cost;
+    }
     return best;
 }
 

@@ -177,4 +177,28 @@ TEST_SUITE("accept") {
         CHECK(c.forward() == kOk);
         CHECK(std::isfinite(result[kOut - 1]));
     }
+
+    TEST_CASE("no tokens at all: states are copied, tensors may be NULL, A_log and dt_bias of raw gates too") {
+        flashqla_config config;
+        flashqla_config_init(&config, sizeof config);
+        config.device = FLASHQLA_DEVICE_CPU, config.threads = 1;
+        flashqla_handle* handle = nullptr;
+        REQUIRE(flashqla_create(&handle, &config) == kOk);
+        flashqla_problem problem;
+        flashqla_problem_init(&problem, sizeof problem, FLASHQLA_FORM_QWEN);
+        problem.key_heads = 1, problem.value_heads = 2, problem.key_dim = problem.value_dim = 4;
+        flashqla_sequences sequences;
+        flashqla_sequences_init(&sequences, sizeof sequences);
+        sequences.rows = 2;
+        std::vector<float> before(2 * 2 * 16), after(before.size());
+        for (size_t i = 0; i < before.size(); i++) before[i] = static_cast<float>(i);
+        flashqla_state state;
+        flashqla_state_init(&state, sizeof state);
+        state.read_data = before.data(), state.write_data = after.data();
+        flashqla_forward_args args;
+        flashqla_forward_args_init(&args, sizeof args);
+        CHECK(flashqla_forward(handle, &problem, &sequences, &state, &args, nullptr, 0, nullptr) == kOk);
+        CHECK(before == after);
+        flashqla_destroy(handle);
+    }
 }
