@@ -14,7 +14,7 @@
 namespace fqla {
 
 constexpr int kChunk = kBackwardChunk;
-constexpr int kChunkThreads = 256;
+constexpr int kChunkThreads = BackwardLayout::kChunkThreads;
 constexpr int kTileV = 32, kTileK = 64;  // of V and K at a time
 constexpr int kRowsPerWarp = kChunk / (kChunkThreads / kWarp);
 constexpr int kPairs = kChunk * kChunk / kChunkThreads;  // of a thread: row tid / 8, columns tid % 8 + 8 p

@@ -5,7 +5,7 @@
 
 namespace fqla {
 
-constexpr int kFinishThreads = 256;
+constexpr int kFinishThreads = BackwardLayout::kFinishThreads;
 constexpr int kMostKeysPerLane = 256 / kWarp;
 
 // One of dq and dk, at one token and key head: a warp.

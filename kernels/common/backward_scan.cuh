@@ -12,13 +12,14 @@
 
 namespace fqla {
 
-constexpr int kScanWarps = 4;  // of a block, at most
+constexpr int kScanWarps = BackwardLayout::kScanWarps;
 
 template <int kMaxKeyDim, int kColumns_>
 struct ScanConfig {
     using Tile = AnyState<kMaxKeyDim, kColumns_>;
     using Tokens = AnyTokens<kMaxKeyDim, Tile::kColumns * kGroups>;
     static constexpr int kColumns = Tile::kColumns, kKeys = Tile::kKeys;
+    static_assert(kColumns * kGroups == BackwardLayout::kScanColumns, "as the planner cuts V");
     static constexpr int kLanesPerSum = kParts / kColumns;  // lanes that end up with the same column's sum
 };
 

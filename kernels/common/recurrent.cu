@@ -14,7 +14,7 @@
 
 namespace fqla {
 
-constexpr int kMaxWarps = 4;  // of a block; the planner may take fewer
+constexpr int kMaxWarps = RecurrentLayout::kMaxWarps;
 
 template <class Tensor_, class State, int kLayout>
 struct FixedConfig {
@@ -81,6 +81,8 @@ template <class C>
 __device__ __forceinline__ void recurrent_role(const RecurrentParams& p, typename C::Tokens::Shared& shared) {
     using Tile = typename C::Tile;
     constexpr int kColumns = Tile::kColumns, kKeys = Tile::kKeys, kVector = Tile::kVector;
+    static_assert(kColumns * kGroups == (std::is_void_v<typename C::Tensor> ? RecurrentLayout::kAnyColumns : RecurrentLayout::kFixedColumns),
+                  "as the planner cuts V");
     constexpr int kLanesPerSum = kParts / (2 * kColumns);  // lanes that end up with the same sum
     const Forward& call = p.call;
     const Form& form = call.form;

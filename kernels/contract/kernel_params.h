@@ -4,6 +4,19 @@
 
 namespace fqla {
 
+// Launch numbers that the portable kernels share with their planners.
+struct RecurrentLayout {
+    static constexpr int kFixedDim = 128;                      // K and V of the fixed-size symbols
+    static constexpr int kFixedColumns = 16, kAnyColumns = 8;  // value columns of a warp there, and in gdn_recurrent_any_*
+    static constexpr int kMaxWarps = 4;                        // of a block; a plan may take fewer
+    static constexpr int kSmallKeyDim = 128;                   // gdn_recurrent_any_128 serves up to here
+};
+struct BackwardLayout {
+    static constexpr int kSmallKeyDim = 128;                         // gdn_backward_scan_128 serves up to here
+    static constexpr int kScanColumns = 8, kScanWarps = 4;           // value columns of a warp of the scans; warps of a block, at most
+    static constexpr int kChunkThreads = 256, kFinishThreads = 256;  // of gdn_backward_chunks; of _heads and _sums
+};
+
 // gdn_recurrent_*: grid (value_heads * tiles, rows low, rows high); a block has value columns [tile, tile + 1) * V / tiles of one row and head.
 struct RecurrentParams {
     Forward call;

@@ -10,11 +10,9 @@
 namespace fqla {
 namespace {
 
-constexpr int64_t kSmallKeyDim = 128;                          // gdn_backward_scan_128 serves up to here
-constexpr int64_t kScanColumns = 8;                            // value columns of a warp of the scans
-constexpr int64_t kScanWarps = 4;                              // of a block of the scans, at most
-constexpr int64_t kMostSegments = 4096;                        // each is three launches: beyond it a call is a mistake
-constexpr uint32_t kChunkThreads = 256, kFinishThreads = 256;  // of gdn_backward_chunks; of _heads and _sums
+using Layout = BackwardLayout;
+
+constexpr int64_t kMostSegments = 4096;  // each is three launches: beyond it a call is a mistake
 
 // f32 bytes that one chunk slot takes in the regions that hold a segment.
 uint64_t bytes_of_slot(const Form& form) {
@@ -47,8 +45,8 @@ void plan_backward_within(const Request& request, const Caps& caps, uint64_t wor
     plan.segment_tokens = bounds.max_tokens;
     if (bounds.rows == 0) return;
 
-    const bool small = form.key_dim <= kSmallKeyDim;
-    const RowGrid grid = row_grid(2 * bounds.rows, form.value_heads, form.value_dim, kScanColumns, caps.multiprocessors, kScanWarps);
+    const bool small = form.key_dim <= Layout::kSmallKeyDim;
+    const RowGrid grid = row_grid(2 * bounds.rows, form.value_heads, form.value_dim, Layout::kScanColumns, caps.multiprocessors, Layout::kScanWarps);
     const int64_t low = std::min(bounds.rows, kMostGridYZ), high = (bounds.rows + low - 1) / low;
     if (form.value_heads > kMostGridX / (2 * grid.tiles)) {
         plan.status = FLASHQLA_STATUS_UNSUPPORTED;
@@ -78,10 +76,10 @@ void plan_backward_within(const Request& request, const Caps& caps, uint64_t wor
     const uint32_t y = static_cast<uint32_t>(low), z = static_cast<uint32_t>(high);
     if (plan.segments > 1) plan.add({scan, When::before, false, {blocks, y, z}, threads, 0});
     plan.add({scan, When::each_segment, false, {2 * blocks, y, z}, threads, 0});
-    plan.add({KernelId::gdn_backward_chunks, When::each_segment, false, {static_cast<uint32_t>(slots * form.value_heads), 1, 1}, kChunkThreads, 0});
-    plan.add({KernelId::gdn_backward_heads, When::each_segment, false, {static_cast<uint32_t>(slots * form.key_heads), 1, 1}, kFinishThreads, 0});
+    plan.add({KernelId::gdn_backward_chunks, When::each_segment, false, {static_cast<uint32_t>(slots * form.value_heads), 1, 1}, Layout::kChunkThreads, 0});
+    plan.add({KernelId::gdn_backward_heads, When::each_segment, false, {static_cast<uint32_t>(slots * form.key_heads), 1, 1}, Layout::kFinishThreads, 0});
     if (form.gate == FLASHQLA_GATE_RAW)
-        plan.add({KernelId::gdn_backward_sums, When::after, false, {static_cast<uint32_t>(form.value_heads), 1, 1}, kFinishThreads, 0});
+        plan.add({KernelId::gdn_backward_sums, When::after, false, {static_cast<uint32_t>(form.value_heads), 1, 1}, Layout::kFinishThreads, 0});
 }
 
 void plan_backward_portable(const Request& request, const Caps& caps, Plan& plan) { plan_backward_within(request, caps, kWorkspaceLimit, plan); }

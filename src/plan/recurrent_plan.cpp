@@ -1,17 +1,16 @@
 // The recurrent engine's launch: which symbol, and how V is split so that the card fills.
 #include <cstdio>
 
+#include "kernel_params.h"
 #include "plan.h"
 #include "row_grid.h"
 
 namespace fqla {
 namespace {
 
-constexpr int64_t kFixedDim = 128;     // K and V of the fixed-size symbols
-constexpr int64_t kFixedColumns = 16;  // value columns of a warp there (kernels/common/state_tile.cuh)
-constexpr int64_t kAnyColumns = 8;     // and in gdn_recurrent_any_*
-constexpr int64_t kSmallKeyDim = 128;  // gdn_recurrent_any_128 serves up to here
-constexpr int64_t kFewTokens = 1;      // of a row, up to which the states' way from and to memory is all of the time
+using Layout = RecurrentLayout;
+
+constexpr int64_t kFewTokens = 1;  // of a row, up to which the states' way from and to memory is all of the time
 
 KernelId fixed_symbol(const Form& form, bool large) {
     using Id = KernelId;
@@ -34,9 +33,9 @@ void plan_forward_recurrent(const Request& request, const Caps& caps, Plan& plan
     plan.segment_tokens = request.bounds.max_tokens;
     if (request.bounds.rows == 0) return;
 
-    const bool fixed = form.key_dim == kFixedDim && form.value_dim == kFixedDim && request.aligned_16_bytes;
-    const RowGrid grid = row_grid(request.bounds.rows, form.value_heads, form.value_dim, fixed ? kFixedColumns : kAnyColumns, caps.multiprocessors,
-                                  large_states(form, request.bounds.rows) ? 4 : 2);
+    const bool fixed = form.key_dim == Layout::kFixedDim && form.value_dim == Layout::kFixedDim && request.aligned_16_bytes;
+    const RowGrid grid = row_grid(request.bounds.rows, form.value_heads, form.value_dim, fixed ? Layout::kFixedColumns : Layout::kAnyColumns,
+                                  caps.multiprocessors, large_states(form, request.bounds.rows) ? 4 : 2);
     if (form.value_heads > kMostGridX / grid.tiles) {
         plan.status = FLASHQLA_STATUS_UNSUPPORTED;
         std::snprintf(plan.reason, sizeof plan.reason, "problem.value_heads = %d: the recurrent engine's grid takes at most %lld", form.value_heads,
@@ -44,7 +43,7 @@ void plan_forward_recurrent(const Request& request, const Caps& caps, Plan& plan
         return;
     }
     const bool large = large_states(form, request.bounds.rows) && request.bounds.max_tokens <= kFewTokens;
-    const KernelId any = form.key_dim <= kSmallKeyDim ? KernelId::gdn_recurrent_any_128 : KernelId::gdn_recurrent_any_256;
+    const KernelId any = form.key_dim <= Layout::kSmallKeyDim ? KernelId::gdn_recurrent_any_128 : KernelId::gdn_recurrent_any_256;
     plan.add({fixed ? fixed_symbol(form, large) : any,
               When::before,
               false,
