@@ -180,7 +180,8 @@ def set_inputs(args, case):
 
 
 def forward(case):
-    state = sized(State, read_data=case.h0.data_ptr())
+    # write_data is set with the outputs below; the query before it only wants to know that states are stored.
+    state = sized(State, read_data=case.h0.data_ptr(), write_data=case.h0.data_ptr())
 
     def make_args(call):
         args = sized(ForwardArgs)
