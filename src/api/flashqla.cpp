@@ -87,10 +87,13 @@ int32_t run(const flashqla_handle* handle, const Request& request, const Call& c
     if (call.rows.count == 0) return kOk;
     constexpr bool forward = std::is_same_v<Call, Forward>;
     if (handle->caps.cuda) {
+        int32_t status = kOk;
         if constexpr (forward)
-            return cuda::launch_forward(handle->caps, plan, call, workspace, stream);
+            status = cuda::launch_forward(handle->caps, plan, call, workspace, stream);
         else
-            return cuda::launch_backward(handle->caps, plan, call, workspace, stream);
+            status = cuda::launch_backward(handle->caps, plan, call, workspace, stream);
+        if (status == FLASHQLA_STATUS_CUDA_ERROR || status == FLASHQLA_STATUS_INTERNAL) handle->say(FLASHQLA_LOG_ERROR, last_message());
+        return status;
     }
     if constexpr (forward)
         cpu::forward(*handle->pool, call, plan, workspace);

@@ -16,7 +16,7 @@ struct LoadedIn {
     bool kernel[kKernelSlots];
 };
 
-constexpr int kContexts = 64;  // a process with more recycles entries: loading again is harmless
+constexpr int kContexts = 64;  // a process with more recycles entries: those contexts warm up again
 
 struct Cache {
     Mutex mutex;

@@ -156,7 +156,7 @@ TEST_CASE("capture") {
 
 TEST_CASE("driver calls fail") {
     FakeCuda& fake = fake_cuda();
-    GpuCall call;
+    GpuCall call(0, remember);
     fake.context = 7;
     const struct {
         const char* function;
@@ -178,7 +178,9 @@ TEST_CASE("driver calls fail") {
     for (const auto& c : cases) {
         CAPTURE(std::string(c.function));
         fake.failing = c.function, fake.failure = c.failure;
+        g_log.clear();
         CHECK(call.forward() == c.status);
+        CHECK(g_log.size() == (c.status == FLASHQLA_STATUS_CUDA_ERROR ? 1 : 0));  // the others are the caller's doing
         CHECK(says({c.function, "a text of the driver"}));
         CHECK(fake.launches.empty());
     }

@@ -127,7 +127,8 @@ CUresult fake_cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function
                       config->blockDimX,
                       config->sharedMemBytes,
                       config->hStream,
-                      {}};
+                      {},
+                      config->numAttrs == 1 && config->attrs[0].id == CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION};
     std::memcpy(launch.params, params[0], sizeof launch.params);
     const std::lock_guard<std::mutex> lock(g_mutex);
     g_fake.launches.push_back(launch);
@@ -138,10 +139,13 @@ CUresult fake_cuStreamIsCapturing(CUstream, CUstreamCaptureStatus* status) {
     *status = g_fake.capturing ? CU_STREAM_CAPTURE_STATUS_ACTIVE : CU_STREAM_CAPTURE_STATUS_NONE;
     return CUDA_SUCCESS;
 }
-CUresult fake_cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType, cuuint32_t, void*, const cuuint64_t*, const cuuint64_t*, const cuuint32_t*,
-                                     const cuuint32_t*, CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill) {
+CUresult fake_cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType, cuuint32_t, void* data, const cuuint64_t* extents, const cuuint64_t* strides,
+                                     const cuuint32_t*, const cuuint32_t*, CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion,
+                                     CUtensorMapFloatOOBfill) {
     SEEN(cuTensorMapEncodeTiled);
     *map = {};
+    const std::lock_guard<std::mutex> lock(g_mutex);
+    g_fake.maps.push_back({data, {extents[0], extents[1], extents[2], extents[3]}, {strides[0], strides[1], strides[2]}});
     return CUDA_SUCCESS;
 }
 

@@ -12,6 +12,12 @@ struct FakeLaunch {
     unsigned grid[3], threads, shared_bytes;
     CUstream stream;
     unsigned char params[4096];
+    bool overlaps;  // programmatic serialisation
+};
+
+struct FakeMap {
+    void* data;
+    cuuint64_t extents[4], strides[3];
 };
 
 struct FakeAsked {
@@ -39,6 +45,7 @@ struct FakeCuda {
     std::vector<FakeAsked> asked;    // of cuGetProcAddress
     std::vector<std::string> calls;  // in order
     std::vector<FakeLaunch> launches;
+    std::vector<FakeMap> maps;
 
     int count(const std::string& name) const {
         int n = 0;

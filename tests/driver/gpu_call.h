@@ -22,10 +22,11 @@ struct GpuCall {
     static constexpr uint64_t kWorkspaceBytes = uint64_t{1} << 47;
     void* stream = device_pointer(0x5000);
 
-    explicit GpuCall(int32_t device = 0) {
+    explicit GpuCall(int32_t device = 0, flashqla_log_fn log = nullptr) {
         flashqla_config config;
         flashqla_config_init(&config, sizeof config);
         config.device = device;
+        config.log = log;
         REQUIRE_MESSAGE(flashqla_create(&handle, &config) == FLASHQLA_STATUS_OK, std::string(flashqla_last_error()));
         flashqla_problem_init(&problem, sizeof problem, FLASHQLA_FORM_QWEN);
         problem.key_heads = 16, problem.value_heads = 32, problem.key_dim = problem.value_dim = 128;

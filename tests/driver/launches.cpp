@@ -7,6 +7,7 @@
 
 #include "gpu_call.h"
 #include "kernel_params.h"
+#include "sm90_params.h"
 
 namespace {
 
@@ -93,6 +94,38 @@ TEST_CASE("parameters arrive as they were given") {
     CHECK(p.call.in.beta.dtype == FLASHQLA_DTYPE_F32);
     CHECK(p.call.in.a_log.data == call.args.A_log.data);
     CHECK(p.call.out.data == call.args.out.data);
+}
+
+// Chunked on a Hopper card: maps for q, k, v and out, the solve, then the recurrence that may start early.
+TEST_CASE("tensor-core calls") {
+    FakeCuda& fake = fake_cuda();
+    fake.context = 7;
+    fake.major = 9;
+    GpuCall call;
+    call.problem.engine = FLASHQLA_ENGINE_CHUNKED;
+    call.sequences.tokens = 8 * 1000;
+    REQUIRE_MESSAGE(call.forward() == FLASHQLA_STATUS_OK, std::string(flashqla_last_error()));
+    REQUIRE(fake.maps.size() == 4);
+    CHECK(fake.maps[0].data == call.args.q.data);
+    CHECK(fake.maps[1].data == call.args.k.data);
+    CHECK(fake.maps[2].data == call.args.v.data);
+    CHECK(fake.maps[3].data == call.args.out.data);
+    CHECK(fake.maps[2].extents[0] == 128);
+    CHECK(fake.maps[2].extents[1] == 32);
+    CHECK(fake.maps[2].extents[2] == 1000);
+    CHECK(fake.maps[2].extents[3] == 8);
+    CHECK(fake.maps[2].strides[1] == 32 * 128 * 2);
+    REQUIRE(fake.launches.size() == 2);
+    CHECK(fake.launches[0].kernel == "gdn_solve_bf16");
+    CHECK(!fake.launches[0].overlaps);
+    CHECK(fake.launches[1].kernel == "gdn_forward_bf16_v128");
+    CHECK(fake.launches[1].overlaps);
+    fqla::Sm90ForwardParams p;
+    std::memcpy(static_cast<void*>(&p), fake.launches[1].params, sizeof p);
+    CHECK(p.segments == 1);
+    CHECK(p.records == call.kWorkspace);
+    CHECK(p.state.read.data == call.state.read_data);
+    CHECK(p.rows.max_tokens == 1000);
 }
 
 TEST_CASE("what is refused launches nothing and asks nothing") {

@@ -177,8 +177,8 @@ enum {
 
 /* Log levels. */
 enum {
-    FLASHQLA_LOG_ERROR = 0,
-    FLASHQLA_LOG_INFO = 1
+    FLASHQLA_LOG_ERROR = 0, /* a call returned CUDA_ERROR or INTERNAL: the text of flashqla_last_error */
+    FLASHQLA_LOG_INFO = 1   /* BEST took the CPU, and why */
 };
 
 /* flashqla_problem.flags */
@@ -438,7 +438,8 @@ FLASHQLA_API int32_t flashqla_explain(const flashqla_handle *handle, const flash
                                       const flashqla_state *state, int32_t op, char *text, size_t capacity, size_t *needed);
 
 /* Loads into the current context every kernel that calls of this problem and op may need. problem NULL: all kernels. The first call
- * would do it too, but a stream that is being captured cannot. CPU handle: nothing to do.
+ * would do it too, but a stream that is being captured cannot. CPU handle: nothing to do. The library remembers 64 contexts: a process
+ * with more warms up again before it captures.
  * Errors: INVALID_ARGUMENT, UNSUPPORTED, NO_CONTEXT, WRONG_DEVICE, OUT_OF_MEMORY, CUDA_ERROR. */
 FLASHQLA_API int32_t flashqla_warmup(const flashqla_handle *handle, const flashqla_problem *problem, int32_t op);
 

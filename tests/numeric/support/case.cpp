@@ -43,8 +43,6 @@ void make_valid(Case& c) {
     if (c.dtype == FLASHQLA_DTYPE_F64) c.gate_dtype = c.state_dtype = FLASHQLA_DTYPE_F64;
     if (c.extra == Extra::accepted) c.states = States::in_place_slots;
     if (c.extra != Extra::none && !c.writes_state()) c.states = States::separate;
-    // Whether NO_FINAL still lets a PAD write slot skip a row is not said anywhere: not tested.
-    if (c.extra == Extra::no_final && c.states == States::special_slots) c.states = States::in_place_slots;
     // Beyond beta |k|^2 = 2 the recurrence itself diverges in few dimensions.
     if (c.keys == Keys::long_ && (c.qk_norm == FLASHQLA_NORM_L2 || (c.beta_scale > 1 && c.key_dim < 64))) c.keys = Keys::random;
     if ((c.flags & FLASHQLA_PROBLEM_KEYS_BOUNDED) && (c.keys == Keys::long_ || c.beta_scale > 1)) c.flags &= ~uint64_t{FLASHQLA_PROBLEM_KEYS_BOUNDED};
