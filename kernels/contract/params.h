@@ -7,6 +7,8 @@
 
 namespace fqla {
 
+constexpr int64_t element_bytes(int32_t dtype) { return dtype == FLASHQLA_DTYPE_F64 ? 8 : dtype == FLASHQLA_DTYPE_F32 ? 4 : 2; }
+
 // A tensor with resolved strides (never "all zero means packed"; `row` is 0 where offsets are given) and a resolved dtype.
 struct View {
     void* data;
@@ -24,6 +26,9 @@ struct Form {
     int32_t reserved;
     double beta_scale, scale, eps;
 };
+
+// Of the states of one row, all its heads.
+constexpr int64_t state_elements(const Form& form) { return int64_t{form.value_heads} * form.key_dim * form.value_dim; }
 
 struct Rows {
     const void* offsets;  // [count + 1] or null: `count` rows of max_tokens each

@@ -122,8 +122,8 @@ int32_t read_sequences(const flashqla_sequences* in, const Problem& problem, Row
 namespace {
 
 int32_t read_pool(const char* side, const void* data, int64_t slots, int64_t stride, const int32_t* table, const Form& form, const Rows& rows, Pool& out) {
-    const int64_t packed = int64_t{form.value_heads} * form.key_dim * form.value_dim;
-    const int64_t element = form.state_dtype == FLASHQLA_DTYPE_F64 ? 8 : form.state_dtype == FLASHQLA_DTYPE_F32 ? 4 : 2;
+    const int64_t packed = state_elements(form);
+    const int64_t element = element_bytes(form.state_dtype);
     if (table && !data) return fail(kInvalid, "state.%s_slots is given but state.%s_data is NULL: slots need a pool", side, side);
     if (reinterpret_cast<uintptr_t>(table) % 4) return fail(kInvalid, "state.%s_slots = %p: must be 4-byte aligned", side, static_cast<const void*>(table));
     if (reinterpret_cast<uintptr_t>(data) % static_cast<uintptr_t>(element))

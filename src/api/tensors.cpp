@@ -9,8 +9,6 @@ namespace {
 
 constexpr int32_t kInvalid = FLASHQLA_STATUS_INVALID_ARGUMENT, kOk = FLASHQLA_STATUS_OK;
 
-int64_t element_bytes(int32_t dtype) { return dtype == FLASHQLA_DTYPE_F64 ? 8 : dtype == FLASHQLA_DTYPE_F32 ? 4 : 2; }
-
 // What a field holds. Tensors without tokens (A_log, d_final) have token extent 1.
 struct Shape {
     int64_t rows, tokens, heads, dim;  // extents that the strides walk over
@@ -172,7 +170,7 @@ int32_t Reader::read(const flashqla_tensor& in, const Field& field, View& out) {
 }
 
 void Reader::add_pool(const char* name, const Pool& pool, Use use) {
-    const int64_t bytes = element_bytes(form_.state_dtype), packed = int64_t{form_.value_heads} * form_.key_dim * form_.value_dim;
+    const int64_t bytes = element_bytes(form_.state_dtype), packed = state_elements(form_);
     if (pool.data && pool.slots > 0) spans_.add(Span::plain(name, pool.data, ((pool.slots - 1) * pool.slot_stride + packed) * bytes), use == Use::output);
 }
 
@@ -203,6 +201,18 @@ int32_t read_buffer(Reader& reader, const char* name, const void* data, uint64_t
     return kOk;
 }
 
+// What follows the tensors of either operation: buffers, states and tables, and whether anything meets that must not.
+int32_t finish(Reader& reader, const StateIo& state, const Buffer& saved, Use saved_use, const Buffer& workspace, Operands& operands) {
+    if (const int32_t e = read_buffer(reader, "args.saved", saved.data, saved.bytes, saved_use)) return e;
+    if (const int32_t e = read_buffer(reader, "workspace", workspace.data, workspace.bytes, Use::output)) return e;
+    reader.add_pool("state.read_data", state.read, Use::input);
+    reader.add_pool("state.write_data", state.write, Use::output);
+    reader.add_state_tables(state);
+    reader.allow_in_place(state);
+    operands = {reader.aligned_16_bytes(), saved};
+    return reader.check_overlaps();
+}
+
 }  // namespace
 
 int32_t read_forward(const flashqla_forward_args* in, const Buffer& workspace, Forward& call, Operands& operands) {
@@ -213,14 +223,7 @@ int32_t read_forward(const flashqla_forward_args* in, const Buffer& workspace, F
     Reader reader(f, call.rows);
     if (const int32_t e = read_inputs(reader, f, {a.q, a.k, a.v, a.gate, a.beta, a.A_log, a.dt_bias}, call.in)) return e;
     if (const int32_t e = reader.read(a.out, {"args.out", reader.per_token(f.value_heads, f.value_dim), Kind::operand, Use::output, true}, call.out)) return e;
-    if (const int32_t e = read_buffer(reader, "args.saved", a.saved, a.saved_bytes, Use::output)) return e;
-    if (const int32_t e = read_buffer(reader, "workspace", workspace.data, workspace.bytes, Use::output)) return e;
-    reader.add_pool("state.read_data", call.state.read, Use::input);
-    reader.add_pool("state.write_data", call.state.write, Use::output);
-    reader.add_state_tables(call.state);
-    reader.allow_in_place(call.state);
-    operands = {reader.aligned_16_bytes(), {const_cast<void*>(static_cast<const void*>(a.saved)), a.saved_bytes}};
-    return reader.check_overlaps();
+    return finish(reader, call.state, {a.saved, a.saved_bytes}, Use::output, workspace, operands);
 }
 
 int32_t read_backward(const flashqla_backward_args* in, const Buffer& workspace, Backward& call, Operands& operands) {
@@ -255,12 +258,7 @@ int32_t read_backward(const flashqla_backward_args* in, const Buffer& workspace,
     };
     for (const auto& t : tensors)
         if (const int32_t e = reader.read(t.in, t.field, t.out)) return e;
-    if (const int32_t e = read_buffer(reader, "args.saved", a.saved, a.saved_bytes, Use::input)) return e;
-    if (const int32_t e = read_buffer(reader, "workspace", workspace.data, workspace.bytes, Use::output)) return e;
-    reader.add_pool("state.read_data", call.state.read, Use::input);
-    reader.add_state_tables(call.state);
-    operands = {reader.aligned_16_bytes(), {const_cast<void*>(static_cast<const void*>(a.saved)), a.saved_bytes}};
-    return reader.check_overlaps();
+    return finish(reader, call.state, {const_cast<void*>(a.saved), a.saved_bytes}, Use::input, workspace, operands);  // only read there
 }
 
 }  // namespace fqla

@@ -8,8 +8,6 @@
 
 namespace fqla::cpu {
 
-inline size_t element_bytes(int32_t dtype) { return dtype == FLASHQLA_DTYPE_F64 ? 8 : dtype == FLASHQLA_DTYPE_F32 ? 4 : 2; }
-
 inline void* element_at(void* data, int32_t dtype, int64_t i) { return static_cast<char*>(data) + i * static_cast<int64_t>(element_bytes(dtype)); }
 
 template <class Real>

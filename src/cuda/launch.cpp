@@ -23,9 +23,9 @@ struct LoadedPlan {
     bool enqueued = false;
 
     int32_t load() {
-        for (int i = 0; i < plan.step_count; i++)
-            if (const int32_t s = get_kernel(on.driver, on.caps, plan.steps[i].kernel, on.stream, kernels[i])) return s;
-        return FLASHQLA_STATUS_OK;
+        KernelId ids[Plan::kMaxSteps];
+        for (int i = 0; i < plan.step_count; i++) ids[i] = plan.steps[i].kernel;
+        return get_kernels(on.driver, on.caps, ids, plan.step_count, on.stream, kernels);
     }
 
     int32_t launch(int i, void* params) {

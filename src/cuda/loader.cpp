@@ -63,16 +63,8 @@ int32_t load(const Driver& driver, const Caps& caps, KernelId id) {
     return FLASHQLA_STATUS_OK;
 }
 
-}  // namespace
-
-int32_t get_kernel(const Driver& driver, const Caps& caps, KernelId id, CUstream stream, CUkernel& out) {
+int32_t get_kernel(const Driver& driver, const Caps& caps, KernelId id, CUstream stream, LoadedIn& loaded, CUkernel& out) {
     const int i = static_cast<int>(id);
-    CUcontext context = nullptr;
-    unsigned long long context_id = 0;
-    FQLA_TRY(driver, cuCtxGetCurrent, &context);
-    FQLA_TRY(driver, cuCtxGetId, context, &context_id);
-    Lock lock(g_cache.mutex);
-    LoadedIn& loaded = entry_of(context_id);
     if (!loaded.kernel[i]) {
         CUstreamCaptureStatus capturing = CU_STREAM_CAPTURE_STATUS_NONE;
         FQLA_TRY(driver, cuStreamIsCapturing, stream, &capturing);
@@ -86,16 +78,30 @@ int32_t get_kernel(const Driver& driver, const Caps& caps, KernelId id, CUstream
     return FLASHQLA_STATUS_OK;
 }
 
+}  // namespace
+
+int32_t get_kernels(const Driver& driver, const Caps& caps, const KernelId* ids, int count, CUstream stream, CUkernel* out) {
+    CUcontext context = nullptr;
+    unsigned long long context_id = 0;
+    FQLA_TRY(driver, cuCtxGetCurrent, &context);
+    FQLA_TRY(driver, cuCtxGetId, context, &context_id);
+    Lock lock(g_cache.mutex);
+    LoadedIn& loaded = entry_of(context_id);
+    for (int i = 0; i < count; i++)
+        if (const int32_t s = get_kernel(driver, caps, ids[i], stream, loaded, out[i])) return s;
+    return FLASHQLA_STATUS_OK;
+}
+
 int32_t warm_up(const Caps& caps, const bool (&wanted)[kKernelSlots]) {
     if (const int32_t s = check_context(caps)) return s;
     const Driver* driver = nullptr;
     if (const int32_t s = open_driver(driver)) return s;
-    for (int i = 0; i < kKernelCount; i++) {
-        CUkernel kernel = nullptr;
-        if (wanted[i])
-            if (const int32_t s = get_kernel(*driver, caps, static_cast<KernelId>(i), nullptr, kernel)) return s;
-    }
-    return FLASHQLA_STATUS_OK;
+    KernelId ids[kKernelSlots];
+    CUkernel kernels[kKernelSlots];
+    int count = 0;
+    for (int i = 0; i < kKernelCount; i++)
+        if (wanted[i]) ids[count++] = static_cast<KernelId>(i);
+    return get_kernels(*driver, caps, ids, count, nullptr, kernels);
 }
 
 }  // namespace fqla::cuda

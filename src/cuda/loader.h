@@ -5,7 +5,7 @@
 
 namespace fqla::cuda {
 
-// The kernel, loaded into the current context. NOT_WARM when `stream` is being captured and it is not loaded there yet.
-int32_t get_kernel(const Driver& driver, const Caps& caps, KernelId id, CUstream stream, CUkernel& out);
+// The kernels ids[0 .. count), loaded into the current context. NOT_WARM when `stream` is being captured and one is not loaded there yet.
+int32_t get_kernels(const Driver& driver, const Caps& caps, const KernelId* ids, int count, CUstream stream, CUkernel* out);
 
 }  // namespace fqla::cuda

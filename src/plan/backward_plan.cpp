@@ -1,10 +1,9 @@
 // The portable backward's launches and workspace, cut into segments of chunk slots where it would grow too large.
-#include "backward_plan.h"
-
 #include <algorithm>
 #include <cstdio>
 
 #include "kernel_params.h"
+#include "plan.h"
 #include "row_grid.h"
 
 namespace fqla {
@@ -37,12 +36,9 @@ void book_workspace(const Form& form, int64_t all_slots, int64_t slots, int32_t 
 
 }  // namespace
 
-void plan_backward_within(const Request& request, const Caps& caps, uint64_t workspace_limit, Plan& plan) {
+void plan_backward_portable(const Request& request, const Caps& caps, Plan& plan) {
     const Form& form = request.problem.form;
     const Bounds& bounds = request.bounds;
-    plan.engine = FLASHQLA_ENGINE_RECURRENT;
-    plan.segments = 1;
-    plan.segment_tokens = bounds.max_tokens;
     if (bounds.rows == 0) return;
 
     const bool small = form.key_dim <= Layout::kSmallKeyDim;
@@ -57,7 +53,7 @@ void plan_backward_within(const Request& request, const Caps& caps, uint64_t wor
 
     // A segment has as many slots as the limit allows, also where fewer would do for the last one: workspace must not fall as bounds grow.
     const int64_t all_slots = backward_slots(bounds.offsets ? bounds.tokens : bounds.rows * bounds.max_tokens, bounds.rows);
-    const int64_t most = std::min<int64_t>(static_cast<int64_t>(workspace_limit / bytes_of_slot(form)), kMostGridX / form.value_heads);
+    const int64_t most = std::min<int64_t>(static_cast<int64_t>(kWorkspaceLimit / bytes_of_slot(form)), kMostGridX / form.value_heads);
     const int64_t slots = std::max<int64_t>(1, std::min(all_slots, most));
     plan.segments = static_cast<int32_t>(std::min<int64_t>((all_slots + slots - 1) / slots, kMostSegments + 1));
     plan.segment_tokens = slots * kBackwardChunk;
@@ -81,7 +77,5 @@ void plan_backward_within(const Request& request, const Caps& caps, uint64_t wor
     if (form.gate == FLASHQLA_GATE_RAW)
         plan.add({KernelId::gdn_backward_sums, When::after, false, {static_cast<uint32_t>(form.value_heads), 1, 1}, Layout::kFinishThreads, 0});
 }
-
-void plan_backward_portable(const Request& request, const Caps& caps, Plan& plan) { plan_backward_within(request, caps, kWorkspaceLimit, plan); }
 
 }  // namespace fqla

@@ -42,7 +42,7 @@ Shape shape_of(const Request& r, const Caps& caps) {
     const Form& f = r.problem.form;
     const Bounds& b = r.bounds;
     const auto rows = static_cast<double>(b.rows), tokens = b.offsets ? static_cast<double>(b.tokens) : rows * static_cast<double>(b.max_tokens);
-    const double state_bytes = rows * f.value_heads * f.key_dim * f.value_dim * (f.state_dtype == FLASHQLA_DTYPE_F32 ? 4 : 2);
+    const double state_bytes = rows * static_cast<double>(state_elements(f) * element_bytes(f.state_dtype));
     const double chunks = ceil_div(static_cast<double>(b.max_tokens), kChunk);
     return {rows * f.value_heads,
             tokens * f.value_heads / static_cast<double>(std::max<int64_t>(1, b.max_tokens)),

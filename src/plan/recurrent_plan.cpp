@@ -28,9 +28,6 @@ KernelId fixed_symbol(const Form& form, bool large) {
 
 void plan_forward_recurrent(const Request& request, const Caps& caps, Plan& plan) {
     const Form& form = request.problem.form;
-    plan.engine = FLASHQLA_ENGINE_RECURRENT;
-    plan.segments = 1;
-    plan.segment_tokens = request.bounds.max_tokens;
     if (request.bounds.rows == 0) return;
 
     const bool fixed = form.key_dim == Layout::kFixedDim && form.value_dim == Layout::kFixedDim && request.aligned_16_bytes;

@@ -20,10 +20,7 @@ struct RowGrid {
 //   warps a block  2 below: batch 8 0.0169 against 0.0178; 4 above: batch 256 0.741 against 0.776 with one
 constexpr int64_t kLargeStateBytes = 50ll << 20;
 
-inline bool large_states(const Form& form, int64_t rows) {
-    const int64_t state_bytes = int64_t{form.value_heads} * form.key_dim * form.value_dim * (form.state_dtype == FLASHQLA_DTYPE_F32 ? 4 : 2);
-    return rows > kLargeStateBytes / state_bytes;
-}
+inline bool large_states(const Form& form, int64_t rows) { return rows > kLargeStateBytes / (state_elements(form) * element_bytes(form.state_dtype)); }
 
 constexpr int64_t kMostGridX = 2147483647, kMostGridYZ = 65535;
 

@@ -4,12 +4,12 @@
 #include "cost.h"
 #include "engines.h"
 #include "layouts.h"
+#include "row_grid.h"
 
 namespace fqla {
 namespace {
 
 constexpr int64_t kMatrixBytes = int64_t{kHeadDim} * kHeadDim * 4;
-constexpr int64_t kMostGrid = 2147483647;
 // Blocks of the solve below which a key head's value heads are spread over several: 2/8 8192 tokens 0.0196 ms with 258 blocks of four
 // heads, 0.0226 with 1032 of one; 2/8 2048 tokens wants the spread (H100, 2026-11-23).
 constexpr int64_t kSolveBlocksPerMultiprocessor2 = 3;  // in halves
@@ -93,7 +93,7 @@ const char* refuses_chunked(const Request& request, const Caps& caps) {
     if (const char* why = refuses_call(request, caps)) return why;
     const int64_t slots = slots_of(request.bounds);
     if (!records_fit(request.problem.form, slots)) return "its chunk records would take more than 8 GiB of workspace";
-    if (slots * request.problem.form.value_heads > kMostGrid) return "its grid is too large";
+    if (slots * request.problem.form.value_heads > kMostGridX) return "its grid is too large";
     return nullptr;
 }
 

@@ -9,9 +9,6 @@ using namespace numeric;
 
 namespace {
 
-constexpr int32_t kEngines[] = {FLASHQLA_ENGINE_AUTO, FLASHQLA_ENGINE_RECURRENT, FLASHQLA_ENGINE_CHUNKED, FLASHQLA_ENGINE_FUSED,
-                                FLASHQLA_ENGINE_CONTEXT_PARALLEL};
-
 // What this engine's forward of the sample saves for the backward; null where it saves nothing.
 std::unique_ptr<Buffer> save(const Sample& sample, Call::Options options) {
     options.op = FLASHQLA_OP_FORWARD;

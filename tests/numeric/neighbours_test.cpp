@@ -8,9 +8,6 @@ using namespace numeric;
 namespace {
 
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
-constexpr int32_t kEngines[] = {FLASHQLA_ENGINE_AUTO, FLASHQLA_ENGINE_RECURRENT, FLASHQLA_ENGINE_CHUNKED, FLASHQLA_ENGINE_FUSED,
-                                FLASHQLA_ENGINE_CONTEXT_PARALLEL};
-
 // Tensor-core sizes, the norm inside, ragged rows, and tokens before the first row and behind the last.
 Case ragged_case(const char* what) {
     Case c = plain_case(what);

@@ -25,6 +25,10 @@ uint64_t fresh_seed(const char* what);
 // A plain f32 case of ragged rows with states, for tests to change.
 Case plain_case(const char* what);
 
+// AUTO, which must take every call, then those that may answer UNSUPPORTED.
+constexpr int32_t kEngines[] = {FLASHQLA_ENGINE_AUTO, FLASHQLA_ENGINE_RECURRENT, FLASHQLA_ENGINE_CHUNKED, FLASHQLA_ENGINE_FUSED,
+                                FLASHQLA_ENGINE_CONTEXT_PARALLEL};
+
 // A sample of the tokens [begin, begin + length) of row n, as one row without offsets, tables or gaps, from the given state.
 Sample cut_row(const Sample& sample, int64_t n, int64_t begin, int64_t length, const Numbers& state);
 // Row n's final state in an outcome of a sample without slot tables.
