@@ -1,9 +1,9 @@
-# Installed: both libraries, the header, flashqla.pc, find_package(flashqla), and packages by cpack.
+# Installed: both libraries, the headers for C and C++, flashqla.pc, find_package(flashqla), and packages by cpack.
 include(CMakePackageConfigHelpers)
 install(TARGETS flashqla flashqla_static EXPORT flashqlaTargets
         LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT runtime NAMELINK_COMPONENT development
         ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT development)
-install(FILES "${PROJECT_SOURCE_DIR}/include/flashqla.h" DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT development)
+install(FILES "${PROJECT_SOURCE_DIR}/include/flashqla.h" "${PROJECT_SOURCE_DIR}/bindings/cpp/flashqla.hpp" DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT development)
 install(FILES "${PROJECT_SOURCE_DIR}/LICENSE" DESTINATION ${CMAKE_INSTALL_DOCDIR} COMPONENT runtime)
 install(EXPORT flashqlaTargets NAMESPACE flashqla:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/flashqla COMPONENT development)
 configure_package_config_file("${PROJECT_SOURCE_DIR}/cmake/flashqlaConfig.cmake.in" flashqlaConfig.cmake INSTALL_DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/flashqla)

@@ -4,6 +4,8 @@
 #   sh cmake/setup.sh          compilers, test and benchmark libraries, and nvcc 13.0
 #   sh cmake/setup.sh --cpu    the same without nvcc (then configure with -DFLASHQLA_CUDA=OFF)
 #   sh cmake/setup.sh --lint   also clang, clang-format and clang-tidy 14, for the tests that are skipped without them
+#   sh cmake/setup.sh --bindings   also what the bindings' tests are skipped without: numpy for Python, rustc, go, mono
+#                              (150 MB to download, 720 MB on disk)
 #
 # Packages come by apt-get (Debian 12, Ubuntu 24.04 and later), as root or through sudo where that asks for no password; otherwise the
 # command is printed for you to run. Where there is no nvcc 13.0 it comes from Python packages into build/toolkit (git-ignored, about
@@ -12,12 +14,13 @@ set -eu
 cd "$(dirname "$0")/.."
 toolkit=build/toolkit
 
-want_cuda=yes want_lint=no
+want_cuda=yes want_lint=no want_bindings=no
 for option in "$@"; do
     case "$option" in
         --cpu) want_cuda=no ;;
         --lint) want_lint=yes ;;
-        *) echo "usage: sh cmake/setup.sh [--cpu] [--lint]" >&2; exit 2 ;;
+        --bindings) want_bindings=yes ;;
+        *) echo "usage: sh cmake/setup.sh [--cpu] [--lint] [--bindings]" >&2; exit 2 ;;
     esac
 done
 
@@ -37,6 +40,10 @@ has_header() { echo "#include <$1>" | c++ -std=c++17 -E -x c++ - >/dev/null 2>&1
 cmake_version() { cmake --version | sed -n 's/^cmake version \([0-9]*\)\.\([0-9]*\).*/\1 * 1000 + \2/p'; }
 cmake_is_new_enough() { has cmake && [ $(($(cmake_version))) -ge 3025 ]; }
 
+has_module() { python3 -c "import $1" >/dev/null 2>&1; }
+# Whether python3 takes its modules from Debian's packages: not one of pyenv, conda or a virtual environment.
+python_is_debians() { ! has python3 || [ "$(python3 -c 'import sys; print(sys.prefix)')" = /usr ]; }
+
 missing=
 lacks() { missing="$missing $1"; }
 cmake_is_new_enough || lacks cmake
@@ -49,6 +56,18 @@ if [ $want_lint = yes ]; then
     has clang || lacks clang
     has clang-format-14 || lacks clang-format-14
     has clang-tidy-14 || lacks clang-tidy-14
+fi
+if [ $want_bindings = yes ]; then
+    # Debian's rustc even where there is another: it is the oldest that the crates promise to build with.
+    [ -x /usr/bin/rustc ] || lacks rustc
+    [ -x /usr/bin/cargo ] || lacks cargo
+    has go || lacks golang-go
+    has mcs || lacks mono-mcs
+    has mono || lacks mono-runtime
+fi
+if [ $want_bindings = yes ] && python_is_debians; then
+    has_module numpy || lacks python3-numpy
+    has_module ensurepip || lacks python3-venv
 fi
 if [ $want_cuda = yes ] && ! nvcc_found && ! python3 -m pip --version >/dev/null 2>&1; then lacks python3-pip; fi
 
@@ -76,6 +95,11 @@ if [ -n "$missing" ]; then
         say "cmake 3.25 or newer is needed, this machine offers $(cmake --version | head -n 1)" >&2
         exit 1
     fi
+fi
+
+if [ $want_bindings = yes ] && ! has_module numpy; then
+    say "installing numpy for $(command -v python3)"
+    python3 -m pip install -q --disable-pip-version-check --root-user-action=ignore numpy
 fi
 
 if [ $want_cuda = yes ] && ! nvcc_found; then

@@ -8,12 +8,13 @@ client="$SOURCE/tests/abi/client_v1.c"
 "$CMAKE" --install "$BUILD" --prefix "$work/first" > "$work/log"
 mv "$work/first" "$work/moved"
 prefix="$work/moved"
-for file in include/flashqla.h "$LIBDIR/libflashqla.so" "$LIBDIR/libflashqla.so.0" "$LIBDIR/libflashqla.a" "$LIBDIR/pkgconfig/flashqla.pc" \
+for file in include/flashqla.h include/flashqla.hpp "$LIBDIR/libflashqla.so" "$LIBDIR/libflashqla.so.0" "$LIBDIR/libflashqla.a" "$LIBDIR/pkgconfig/flashqla.pc" \
     "$LIBDIR/cmake/flashqla/flashqlaConfig.cmake" "$LIBDIR/cmake/flashqla/flashqlaConfigVersion.cmake"; do
     [ -e "$prefix/$file" ] || { echo "not installed: $file"; exit 1; }
 done
 find "$prefix" -name LICENSE | grep -q . || { echo "not installed: LICENSE"; exit 1; }
 cmp "$SOURCE/include/flashqla.h" "$prefix/include/flashqla.h"
+cmp "$SOURCE/bindings/cpp/flashqla.hpp" "$prefix/include/flashqla.hpp"
 # Nothing of the machine that built it is left in the files.
 ! grep -rlF -e "$SOURCE" -e "$BUILD" -e "$work/first" "$prefix" || { echo "names a path of the build"; exit 1; }
 
@@ -34,3 +35,4 @@ fi
 "$CMAKE" --build "$work/consumer" > "$work/log" || { cat "$work/log"; exit 1; }
 env -i "$work/consumer/shared"
 env -i "$work/consumer/static"
+env -i "$work/consumer/binding"

@@ -8,7 +8,7 @@ import sys
 
 VERSION = "14"  # another version formats otherwise
 FORMATTED = ("src", "tests", "kernels", "bindings", "bench")
-ENDINGS = (".h", ".cpp", ".c", ".cu", ".cuh")
+ENDINGS = (".h", ".hpp", ".cpp", ".c", ".cu", ".cuh")
 NOT_OURS = ("tests/abi/frozen",)  # a copy, kept to the byte
 
 

@@ -1,0 +1,3 @@
+module flashqla
+
+go 1.19
