@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Keeps what compare.py measured: its --json rows become rows of bench/results/h100.tsv, and a summary in README.md.
+"""Keeps what compare.py measured: its --json rows become rows of bench/results/h100.tsv, and the tables and the plot (roofline.py) of README.md.
 
     python3 bench/compare.py fwd bwd decode error --ours bench/compare_adapter.py --json run.json
     python3 bench/record.py run.json
@@ -89,7 +89,20 @@ def summary(table, source):
         mean = math.exp(sum(math.log(float(r["speedup"])) for r in rows) / len(rows))
         tell = lambda r: f"{r['speedup']}x ({r['heads']} heads, {r['seqs']}: {r['ours']}, {r['its name']} {r['best peer']})"
         lines.append(f"| {TITLES[kind]} | {len(rows)} | {mean:.2f}x | {tell(rows[0])} | {tell(rows[-1])} | {max(r['date'] for r in rows)} |")
+    lines += ["", f"![achieved TFLOP/s over FLOP a byte]({os.path.splitext(source)[0]}.svg)"]
+    for kind in ("fwd_ms", "bwd_ms", "decode_ms"):
+        lines += matrix([r for r in table.values() if r["kind"] == kind], TITLES[kind])
     return "\n".join(lines)
+
+
+def matrix(rows, title):
+    """Key and value heads down, rows of tokens across: ms, and how often faster than the best peer."""
+    if not rows:
+        return []
+    heads, seqs = ([*dict.fromkeys(r[c] for r in rows)] for c in ("heads", "seqs"))
+    cells = {(r["heads"], r["seqs"]): f"{r['ours']} ({r['speedup']}x)" for r in rows}
+    return ["", f"| {title}, ms | " + " | ".join(seqs) + " |", "| --- " * (len(seqs) + 1) + "|",
+            *(f"| {h} heads | " + " | ".join(cells.get((h, s), "") for s in seqs) + " |" for h in heads)]
 
 
 def main():
@@ -113,6 +126,11 @@ def main():
     filled = f"{START}\n{summary(table, os.path.relpath(a.out, ROOT))}\n{END}"
     with open(a.readme, "w") as f:
         f.write(re.sub(re.escape(START) + ".*?" + re.escape(END), lambda _: filled, text, flags=re.S))
+    try:
+        import roofline
+        roofline.draw(table, os.path.splitext(a.out)[0] + ".svg")
+    except ModuleNotFoundError as missing:
+        print(f"the plot is as it was: {missing}")
 
 
 if __name__ == "__main__":

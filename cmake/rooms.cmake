@@ -19,7 +19,7 @@ endfunction()
 include("${PROJECT_SOURCE_DIR}/src/cpu/sources.cmake") # FQLA_CPU_SOURCES, with the flags of each SIMD level
 set(src "${PROJECT_SOURCE_DIR}/src")
 fqla_room(base SOURCES ${src}/base/status.cpp)
-fqla_room(plan SOURCES ${src}/plan/plan.cpp ${src}/plan/engines.cpp ${src}/plan/cost.cpp ${src}/plan/sm90_plan.cpp ${src}/plan/recurrent_plan.cpp ${src}/plan/backward_plan.cpp ${src}/plan/cpu_plan.cpp)
+fqla_room(plan SOURCES ${src}/plan/plan.cpp ${src}/plan/engines.cpp ${src}/plan/cost.cpp ${src}/plan/sm90_plan.cpp ${src}/plan/recurrent_plan.cpp ${src}/plan/backward_plan.cpp ${src}/plan/sm90_backward_plan.cpp ${src}/plan/cpu_plan.cpp)
 fqla_room(cpu SOURCES ${FQLA_CPU_SOURCES} SEES plan)
 fqla_room(api SOURCES ${src}/api/flashqla.cpp ${src}/api/create.cpp ${src}/api/structs.cpp ${src}/api/problem.cpp ${src}/api/tensors.cpp ${src}/api/spans.cpp
                       ${src}/api/explain.cpp ${src}/api/build_info.cpp

@@ -182,9 +182,10 @@ enum {
 };
 
 /* flashqla_problem.flags */
-/* The caller promises beta_t |k_t|^2 <= 2 for every token although the library does not normalise k (qk_norm NONE): lets tensor-core
- * engines take cheaper forms of the triangular inverse. A broken promise may give infinities within the row; never a wrong address. The
- * engines of this version need no such promise and do not use it. */
+/* The caller promises beta_t |k_t|^2 <= 2 for every token, and that no beta_t |k_t| |k_s| of two tokens reaches 2^15, although the library
+ * does not normalise k (qk_norm NONE; with L2 and beta_scale <= 2 it is taken to hold): lets tensor-core engines merge the triangular
+ * inverse in half precision, as the fastest one for full cards does. A broken promise may give infinities within the row; never a wrong
+ * address. */
 #define FLASHQLA_PROBLEM_KEYS_BOUNDED 1
 /* Context parallelism may drop a segment's past once the gates have decayed it below exp(-10) (by default exp(-40), which is below
  * rounding). Ignored by other engines, and by this version's, which carries every segment exactly. */

@@ -50,6 +50,7 @@ struct ForwardLayout {
     static constexpr int kThreads = Math == 1 ? 192 : 384;  // a warpgroup loads where setmaxnreg has to share out registers
     static constexpr int kStages = Output ? 3 : 5;
     static constexpr int kValueTiles = Output ? Math : 1;  // a summary's second warpgroup has no values
+    static constexpr int kHalf = kTileBytes;               // from k's (and q's) first half of K to the other
     static constexpr int kK = 0, kSolve = 2 * kTileBytes, kV = kSolve + kTileBytes;
     static constexpr int kQ = kV + kValueTiles * kTileBytes, kScores = kQ + 2 * kTileBytes;
     static constexpr int kStageBytes = Output ? kScores + kTileBytes : kQ;
@@ -64,6 +65,7 @@ static_assert(ForwardLayout<2, true>::kBytes <= 227 * 1024 && ForwardLayout<2, f
 struct PairLayout {
     static constexpr bool kPair = true, kOutput = true, kCluster = true;
     static constexpr int kThreads = 384, kMath = 1, kValueTiles = 1, kStages = 4;
+    static constexpr int kHalf = kTileBytes;
     static constexpr int kK = 0, kV = 2 * kTileBytes, kQ = kV + kTileBytes, kStageBytes = kQ + 2 * kTileBytes;
     static constexpr int kOut = kStages * kStageBytes;
     static constexpr int kSolve = 0, kScores = 0, kFactors = 0;  // in the records
@@ -77,6 +79,33 @@ struct PairLayout {
     static constexpr int kBytes = kBarriers + (16 + 8) * kStages + 16 + 24;
 };
 static_assert(PairLayout::kBytes <= 227 * 1024, "shared memory of a block");
+
+// kernels/sm90/fused_wide.cu: one block a head. Warpgroups: two math (64 rows of V each), gates, then two inverting warps, one for tokens, one for copies.
+struct WideLayout {
+    static constexpr int kThreads = 512, kStages = 4;
+    // A stage: k and q of the same half of K stand one below the other.
+    static constexpr int kK = 0, kQ = kTileBytes, kHalf = 2 * kTileBytes, kStageBytes = 4 * kTileBytes;
+    // All below have two slots, of even and of odd chunks.
+    static constexpr int kValues = kStages * kStageBytes;          // v, then the output in its place
+    static constexpr int kRecords = kValues + 2 * 2 * kTileBytes;  // tiles as in ChunkRecord, factors as below
+    static constexpr int kRecordStride = 2 * kTileBytes + 2048;
+    static constexpr int kLower = kRecords + 2 * kRecordStride;  // -N off the diagonal blocks in f16, these blocks' inverses, transposed, on it
+    static constexpr int kDiagonalStride = 16;                   // floats a row
+    static constexpr int kDiagonalBlock = 1024 + 16;             // bytes: two blocks are read at once, four banks apart
+    static constexpr int kDiagonalBytes = 4 * kDiagonalBlock;
+    static constexpr int kDiagonal = kLower + 2 * kTileBytes;  // -N of the diagonal blocks in f32
+    // A record's factors: of each token beta and read_k, then of each write_k and read_q, then the decay.
+    static constexpr int kBetaRead = 0, kWriteRead = kChunk * 8, kDecay = 2 * kChunk * 8;
+    // Arrays of kChunk floats: gate sums, -beta rk, that times exp(G - G of the block's first), rk exp(G of the block's last - G), rk, scale rq, and
+    // each gate warp's column factors.
+    enum Table { sums, minus_beta, row_n, row_p, norm_k, norm_q, columns };
+    static constexpr int kTableBytes = (columns + 4) * kChunk * 4;
+    static constexpr int kTables = kDiagonal + 2 * kDiagonalBytes;
+    static constexpr int kBarriers = kTables + 2 * kTableBytes;  // ring, the tail's, then the events
+    static constexpr int kTail = kBarriers + 16 * kStages, kEventBarriers = kTail + 16, kEvents = 10;
+    static constexpr int kBytes = kEventBarriers + kEvents * 16;
+};
+static_assert(WideLayout::kBytes <= 227 * 1024, "shared memory of a block");
 
 // kernels/sm90/segment.cu: a block carries 8 rows of V through the segments of a row.
 struct StitchLayout {

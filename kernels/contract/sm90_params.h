@@ -46,7 +46,8 @@ struct Sm90ForwardParams {
     int32_t first_segment_chunks;
 };
 
-// gdn_fused_<dtype>: clusters of two blocks, one a (row, value head); nothing of `forward` that has to do with records or segments is used.
+// gdn_fused_<dtype>_v64: clusters of two blocks, one a (row, value head); _v128: a block each; nothing of `forward` that has to do with records or segments is
+// used.
 struct Sm90FusedParams {
     Sm90ForwardParams forward;
     SolveForms forms;

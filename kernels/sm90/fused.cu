@@ -70,7 +70,7 @@ __device__ __forceinline__ void solve_role(const Sm90FusedParams& p, const Units
     clear_upper(at, me);
     int done = 0;  // chunks, of all units
 #pragma unroll 1
-    for (int64_t unit = units.first; unit < units.count; unit += units.step) {
+    for (int unit = units.first; unit < units.count; unit += units.step) {
         const Work w = find_work(p.forward, units, unit);
         if (w.skip) continue;
         float raw = load_token(p.forms, w, (done & 1) == rank ? 0 : 1);
@@ -135,7 +135,8 @@ __device__ __forceinline__ void fuse(const Sm90FusedParams& p) {
     const Ring<1> staging(tail + 8 * Pair::kStages);
     const PairEvents events{tail + 8 * Pair::kStages + 16};
     // Any number of clusters serves: they take units in turn.
-    const Units units{blockIdx.x / 2, static_cast<int64_t>(p.forward.rows.count) * p.forward.value_heads, gridDim.x / 2, static_cast<int>(blockIdx.x % 2), 1};
+    const Units units{static_cast<int>(blockIdx.x / 2), p.forward.rows.count * p.forward.value_heads, static_cast<int>(gridDim.x / 2),
+                      static_cast<int>(blockIdx.x % 2), 0};
     const int rank = __shfl_sync(~0u, units.part, 0);
     if (threadIdx.x == 0) {
         ring.init(1, 16);  // math and solve warps of both blocks
@@ -173,5 +174,5 @@ __device__ __forceinline__ void fuse(const Sm90FusedParams& p) {
         name(const __grid_constant__ fqla::Sm90FusedParams p) {                                           \
         fqla::sm90::fuse<fqla::sm90::T>(p);                                                               \
     }
-FQLA_FUSED(gdn_fused_bf16, Bf16)
-FQLA_FUSED(gdn_fused_f16, F16)
+FQLA_FUSED(gdn_fused_bf16_v64, Bf16)
+FQLA_FUSED(gdn_fused_f16_v64, F16)

@@ -8,6 +8,13 @@
 
 namespace fqla::sm90 {
 
+// threadIdx.x, read anew.
+__device__ __forceinline__ int fresh_thread() {
+    int r;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(r));
+    return r;
+}
+
 // What a block works on.
 struct Work {
     int64_t row;
@@ -23,32 +30,34 @@ struct Work {
 // The units (row, segment, value head; heads fastest) that a block goes through, and its part of each. Every role walks the same list, each as far ahead
 // as its events let it, so that a block that has several units never drains between them.
 struct Units {
-    int64_t first, count, step;
-    int part, segments;
+    int first, count, step;
+    int part;
+    int segments;  // of a row that are walked here; 0: rows are not cut
 };
 __device__ __forceinline__ Units one_unit(int parts, int segments) {
-    const int64_t unit = blockIdx.x / parts;
-    return {unit, unit + 1, 1, static_cast<int>(blockIdx.x - unit * parts), segments};
+    const int unit = blockIdx.x / parts;
+    return {unit, unit + 1, 1, static_cast<int>(blockIdx.x) - unit * parts, segments};
 }
 
-// The first segment may be longer than the others; a row's last one takes what is left.
-__device__ __forceinline__ Work find_work(const Sm90ForwardParams& p, const Units& units, int64_t unit) {
+// A row's last segment takes what is left.
+__device__ __forceinline__ Work find_work(const Sm90ForwardParams& p, const Units& units, int unit) {
     Work w{};
     w.part = units.part;
-    w.head = static_cast<int>(unit % p.value_heads), unit /= p.value_heads;
-    w.segment = static_cast<int>(unit % units.segments), w.row = unit / units.segments;
+    const int group = unit / p.value_heads;
+    w.head = unit - group * p.value_heads;
+    const int segments = units.segments ? units.segments : 1;
+    w.row = group / segments;
+    w.segment = group - static_cast<int>(w.row) * segments;
     w.skip = row_slots(p.state, w.row).skip;
     w.tokens = row_tokens(p.rows, w.row);
-    const int64_t all = chunks_of(w.tokens.length);
-    int64_t end = all;
-    if (p.segments > 1) {
-        w.first = w.segment == 0 ? 0 : p.first_segment_chunks + static_cast<int64_t>(w.segment - 1) * p.segment_chunks;
-        end = p.first_segment_chunks + static_cast<int64_t>(w.segment) * p.segment_chunks;
-        if (end > all) end = all;
-        if (w.first > all) w.first = all;
+    const int all = static_cast<int>(chunks_of(w.tokens.length));
+    int begin = 0, end = all;
+    if (units.segments) {
+        begin = min(w.segment * p.segment_chunks, all), end = min((w.segment + 1) * p.segment_chunks, all);
     }
-    w.last = end == all && (end > w.first || w.segment == 0);
-    w.chunks = __shfl_sync(~0u, static_cast<int>(end - w.first), 0);  // a trip count that ptxas sees to be uniform
+    w.first = begin;
+    w.last = end == all && (end > begin || w.segment == 0);
+    w.chunks = __shfl_sync(~0u, end - begin, 0);  // a trip count that ptxas sees to be uniform
     return w;
 }
 
@@ -61,28 +70,39 @@ struct StateAt {
     int v0, k0;
 };
 
+// Row and column steps of a stored state are constants for each layout, so that a thread needs one address.
+template <bool kVk, class Move>
+__device__ __forceinline__ void walk_state(StateAt at, Move move) {
+    constexpr int dv = kVk ? kHeadDim : 1, dk = kVk ? 1 : kHeadDim;
+    const int first = at.v0 * dv + at.k0 * dk;
+#pragma unroll
+    for (int i = 0; i < 64; ++i) move(i, first, 8 * ((i >> 1) & 1) * dv + (8 * (i >> 2) + (i & 1)) * dk);
+}
+
 __device__ __forceinline__ void load_state(float (&S)[64], const Sm90ForwardParams& p, int64_t slot, int head, StateAt at) {
     const int64_t base = slot * p.state.read.slot_stride + static_cast<int64_t>(head) * (kHeadDim * kHeadDim);
-    const int dv = p.state_layout == FLASHQLA_STATE_VK ? kHeadDim : 1, dk = p.state_layout == FLASHQLA_STATE_VK ? 1 : kHeadDim;
-#pragma unroll
-    for (int i = 0; i < 64; ++i) {
-        const int64_t x = base + (at.v0 + 8 * ((i >> 1) & 1)) * dv + (at.k0 + 8 * (i >> 2) + (i & 1)) * dk;
-        S[i] = p.state_dtype == FLASHQLA_DTYPE_F32 ? static_cast<const float*>(p.state.read.data)[x]
-                                                   : __uint_as_float(static_cast<uint32_t>(static_cast<const uint16_t*>(p.state.read.data)[x]) << 16);
-    }
+    const float* f32 = static_cast<const float*>(p.state.read.data) + base;
+    const uint16_t* bf16 = static_cast<const uint16_t*>(p.state.read.data) + base;
+    auto from_f32 = [&](int i, int first, int step) { S[i] = f32[first + step]; };
+    auto from_bf16 = [&](int i, int first, int step) { S[i] = __uint_as_float(static_cast<uint32_t>(bf16[first + step]) << 16); };
+    const bool vk = p.state_layout == FLASHQLA_STATE_VK;
+    if (p.state_dtype == FLASHQLA_DTYPE_F32)
+        vk ? walk_state<true>(at, from_f32) : walk_state<false>(at, from_f32);
+    else
+        vk ? walk_state<true>(at, from_bf16) : walk_state<false>(at, from_bf16);
 }
 
 __device__ __forceinline__ void store_state(const float (&S)[64], const Sm90ForwardParams& p, int64_t slot, int head, StateAt at) {
     const int64_t base = slot * p.state.write.slot_stride + static_cast<int64_t>(head) * (kHeadDim * kHeadDim);
-    const int dv = p.state_layout == FLASHQLA_STATE_VK ? kHeadDim : 1, dk = p.state_layout == FLASHQLA_STATE_VK ? 1 : kHeadDim;
-#pragma unroll
-    for (int i = 0; i < 64; ++i) {
-        const int64_t x = base + (at.v0 + 8 * ((i >> 1) & 1)) * dv + (at.k0 + 8 * (i >> 2) + (i & 1)) * dk;
-        if (p.state_dtype == FLASHQLA_DTYPE_F32)
-            static_cast<float*>(p.state.write.data)[x] = S[i];
-        else
-            static_cast<__nv_bfloat16*>(p.state.write.data)[x] = __float2bfloat16_rn(S[i]);
-    }
+    float* f32 = static_cast<float*>(p.state.write.data) + base;
+    __nv_bfloat16* bf16 = static_cast<__nv_bfloat16*>(p.state.write.data) + base;
+    auto to_f32 = [&](int i, int first, int step) { f32[first + step] = S[i]; };
+    auto to_bf16 = [&](int i, int first, int step) { bf16[first + step] = __float2bfloat16_rn(S[i]); };
+    const bool vk = p.state_layout == FLASHQLA_STATE_VK;
+    if (p.state_dtype == FLASHQLA_DTYPE_F32)
+        vk ? walk_state<true>(at, to_f32) : walk_state<false>(at, to_f32);
+    else
+        vk ? walk_state<true>(at, to_bf16) : walk_state<false>(at, to_bf16);
 }
 
 // The same to and from a matrix of the workspace, [V, K] in f32.
@@ -106,74 +126,73 @@ __device__ __forceinline__ void store_checkpoint(const float (&S)[64], const Sm9
     if (slot != kNoSlot) store_state(S, p, slot, w.head, at);
 }
 
-// Fills stages for the chunks of a unit, in order. Behind the end of a row cut by offsets a box holds other rows' tokens: that one chunk lands on a
+// Fills the next stage with chunk c of a unit. Behind the end of a row cut by offsets a box holds other rows' tokens: that one chunk lands on a
 // barrier of its own and is announced after k and v have been zeroed there.
 template <class L>
-__device__ __forceinline__ void load_chunks(const Sm90ForwardParams& p, const Work& w, uint32_t smem, Ring<L::kStages>& ring, uint32_t tails,
-                                            uint32_t& tail_phases) {
+__device__ __forceinline__ void load_chunk(const Sm90ForwardParams& p, const Work& w, int c, uint32_t smem, Ring<L::kStages>& ring, uint32_t tails,
+                                           uint32_t& tail_phases) {
     const int lane = threadIdx.x % 32;
-    const int key_head = p.head_map == FLASHQLA_HEADS_TILED ? w.head % p.key_heads : w.head / (p.value_heads / p.key_heads);
-    const int n = p.rows.offsets ? 0 : static_cast<int>(w.row);
-    const char* record = static_cast<const char*>(p.records) + ((first_slot(p.rows, w.row, w.tokens) + w.first) * p.value_heads + w.head) * ChunkRecord::kBytes;
-    int64_t token = w.first * kChunk;
-    for (int c = 0; c < w.chunks; ++c, ring.advance(), token += kChunk, record += p.value_heads * static_cast<int64_t>(ChunkRecord::kBytes)) {
-        ring.wait_free();
-        const int64_t left = w.tokens.length - token;
-        const bool ragged = p.rows.offsets && left < kChunk;
-        const uint32_t at = smem + ring.stage() * L::kStageBytes;
-        if (lane == 0) {
-            const uint32_t bar = ragged ? tails + 8 * ring.stage() : ring.filled();
-            const int t = static_cast<int>(token + w.tokens.begin);
-            barrier_expect(bar, L::kStageBytes + (L::kPair ? 0 : ChunkRecord::kFactorBytes));
-            // A pair shares all but v: each block brings one half of k and q and one tile, to both.
+    const int64_t token = (w.first + c) * kChunk, left = w.tokens.length - token;
+    ring.wait_free();
+    const bool ragged = p.rows.offsets && left < kChunk;
+    const uint32_t at = smem + ring.stage() * L::kStageBytes;
+    if (lane == 0) {
+        const int key_head = p.head_map == FLASHQLA_HEADS_TILED ? w.head % p.key_heads : w.head / (p.value_heads / p.key_heads);
+        const int n = p.rows.offsets ? 0 : static_cast<int>(w.row);
+        const uint32_t bar = ragged ? tails + 8 * ring.stage() : ring.filled();
+        const int t = static_cast<int>(token + w.tokens.begin);
+        barrier_expect(bar, L::kStageBytes + (L::kPair ? 0 : ChunkRecord::kFactorBytes));
+        // A pair shares all but v: each block brings one half of k and q and one tile, to both.
 #pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                if constexpr (!L::kCluster) {
-                    load_box(at + L::kK + half * kTileBytes, p.k, 64 * half, key_head, t, n, bar);
-                    if (L::kOutput) load_box(at + L::kQ + half * kTileBytes, p.q, 64 * half, key_head, t, n, bar);
-                } else if (half == w.part) {
-                    load_box_pair(at + L::kK + half * kTileBytes, p.k, 64 * half, key_head, t, n, bar);
-                    if (L::kOutput) load_box_pair(at + L::kQ + half * kTileBytes, p.q, 64 * half, key_head, t, n, bar);
-                }
-            }
-#pragma unroll
-            for (int m = 0; m < L::kValueTiles; ++m) load_box(at + L::kV + m * kTileBytes, p.v, 64 * (w.part * L::kValueTiles + m), w.head, t, n, bar);
-            if constexpr (!L::kPair) {
-                const uint32_t factors = smem + L::kFactors + ring.stage() * 1152;
-                if constexpr (!L::kCluster) {
-                    load_bytes(factors, record + ChunkRecord::kFactors, ChunkRecord::kFactorBytes, bar);
-                    load_bytes(at + L::kSolve, record + ChunkRecord::kSolve, kTileBytes, bar);
-                    if (L::kOutput) load_bytes(at + L::kScores, record + ChunkRecord::kScores, kTileBytes, bar);
-                } else if (w.part == 0) {
-                    load_bytes_pair(factors, record + ChunkRecord::kFactors, ChunkRecord::kFactorBytes, bar);
-                    load_bytes_pair(at + L::kSolve, record + ChunkRecord::kSolve, kTileBytes, bar);
-                } else if (L::kOutput) {
-                    load_bytes_pair(at + L::kScores, record + ChunkRecord::kScores, kTileBytes, bar);
-                }
+        for (int half = 0; half < 2; ++half) {
+            if constexpr (!L::kCluster) {
+                load_box(at + L::kK + half * L::kHalf, p.k, 64 * half, key_head, t, n, bar);
+                if (L::kOutput) load_box(at + L::kQ + half * L::kHalf, p.q, 64 * half, key_head, t, n, bar);
+            } else if (half == w.part) {
+                load_box_pair(at + L::kK + half * L::kHalf, p.k, 64 * half, key_head, t, n, bar);
+                if (L::kOutput) load_box_pair(at + L::kQ + half * L::kHalf, p.q, 64 * half, key_head, t, n, bar);
             }
         }
-        if (ragged) {
-            barrier_wait(tails + 8 * ring.stage(), tail_phases >> ring.stage() & 1);
-            tail_phases ^= 1u << ring.stage();
-            for (int piece = static_cast<int>(left) * 8 + lane; piece < kChunk * 8; piece += 32) {
-                store_shared_zero16(at + L::kK + 16 * piece), store_shared_zero16(at + L::kK + kTileBytes + 16 * piece);
 #pragma unroll
-                for (int m = 0; m < L::kValueTiles; ++m) store_shared_zero16(at + L::kV + m * kTileBytes + 16 * piece);
+        for (int m = 0; m < L::kValueTiles; ++m) load_box(at + L::kV + m * kTileBytes, p.v, 64 * (w.part * L::kValueTiles + m), w.head, t, n, bar);
+        if constexpr (!L::kPair) {
+            const char* record =
+                static_cast<const char*>(p.records) + ((first_slot(p.rows, w.row, w.tokens) + w.first + c) * p.value_heads + w.head) * ChunkRecord::kBytes;
+            const uint32_t factors = smem + L::kFactors + ring.stage() * 1152;
+            if constexpr (!L::kCluster) {
+                load_bytes(factors, record + ChunkRecord::kFactors, ChunkRecord::kFactorBytes, bar);
+                load_bytes(at + L::kSolve, record + ChunkRecord::kSolve, kTileBytes, bar);
+                if (L::kOutput) load_bytes(at + L::kScores, record + ChunkRecord::kScores, kTileBytes, bar);
+            } else if (w.part == 0) {
+                load_bytes_pair(factors, record + ChunkRecord::kFactors, ChunkRecord::kFactorBytes, bar);
+                load_bytes_pair(at + L::kSolve, record + ChunkRecord::kSolve, kTileBytes, bar);
+            } else if (L::kOutput) {
+                load_bytes_pair(at + L::kScores, record + ChunkRecord::kScores, kTileBytes, bar);
             }
-            fence_to_async();
-            __syncwarp();
-            if (lane == 0) barrier_arrive(ring.filled());
         }
     }
+    if (ragged) {
+        barrier_wait(tails + 8 * ring.stage(), tail_phases >> ring.stage() & 1);
+        tail_phases ^= 1u << ring.stage();
+        for (int piece = static_cast<int>(left) * 8 + lane; piece < kChunk * 8; piece += 32) {
+            store_shared_zero16(at + L::kK + 16 * piece), store_shared_zero16(at + L::kK + L::kHalf + 16 * piece);
+#pragma unroll
+            for (int m = 0; m < L::kValueTiles; ++m) store_shared_zero16(at + L::kV + m * kTileBytes + 16 * piece);
+        }
+        fence_to_async();
+        __syncwarp();
+        if (lane == 0) barrier_arrive(ring.filled());
+    }
+    ring.advance();
 }
 
 // Load role.
 template <class L>
 __device__ __forceinline__ void load_role(const Sm90ForwardParams& p, const Units& units, uint32_t smem, Ring<L::kStages> ring, uint32_t tails) {
     uint32_t tail_phases = 0;  // a bit a stage
-    for (int64_t unit = units.first; unit < units.count; unit += units.step) {
+    for (int unit = units.first; unit < units.count; unit += units.step) {
         const Work w = find_work(p, units, unit);
-        if (!w.skip) load_chunks<L>(p, w, smem, ring, tails, tail_phases);
+        for (int c = 0; !w.skip && c < w.chunks; ++c) load_chunk<L>(p, w, c, smem, ring, tails, tail_phases);
     }
 }
 // The output of a unit's rows that are skipped: zeros, by one warp.
@@ -186,51 +205,57 @@ __device__ __forceinline__ void clear_output(const Sm90ForwardParams& p, const W
     }
 }
 
-// Store role: a full chunk leaves by the copy engine, a row's ragged end by predicated stores.
+// A staging tile to the output of chunk c, rows v .. v + 63 of V: a full chunk by the copy engine, whose store the caller waits for, a row's ragged end
+// by predicated stores.
+__device__ __forceinline__ void store_output(const Sm90ForwardParams& p, const Work& w, int c, int v, uint32_t from) {
+    const int lane = threadIdx.x % 32;
+    const int64_t token = (w.first + c) * kChunk, left = w.tokens.length - token;
+    if (left >= kChunk) {
+        if (lane == 0) {
+            store_box(p.o, from, v, w.head, static_cast<int>(token + w.tokens.begin), p.rows.offsets ? 0 : static_cast<int>(w.row));
+            commit_stores();
+        }
+    } else {
+        uint16_t* to = static_cast<uint16_t*>(p.out.data) + element_offset(p.out, w.row, w.tokens, token, w.head) + v;
+        for (int i = lane; i < left * 8; i += 32)
+            *reinterpret_cast<uint4*>(to + i / 8 * p.out.token + i % 8 * 8) = load_shared_u4(from + swizzled(i / 8, i % 8));
+    }
+}
+// What a warp has stored is read, its staging tile free.
+__device__ __forceinline__ void give_back(Ring<1>& staging) {
+    if (threadIdx.x % 32 == 0) wait_stores_read();
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) staging.release();
+    staging.advance();
+}
+
+// Store role, for one math warpgroup that announces a chunk's output in the next chunk.
 template <class L>
 __device__ __forceinline__ void store_role(const Sm90ForwardParams& p, const Units& units, uint32_t smem, Ring<1> staging, int group) {
-    const int lane = threadIdx.x % 32, v = 64 * (units.part * L::kMath + group);
-    const uint32_t from = smem + L::kOut + group * kTileBytes;
+    const int v = 64 * (units.part * L::kMath + group);
     bool fresh = true;
-    auto give_back = [&] {
-        __syncwarp();
-        if (lane == 0) staging.release();
-        staging.advance();
-    };
-    for (int64_t unit = units.first; unit < units.count; unit += units.step) {
+    for (int unit = units.first; unit < units.count; unit += units.step) {
         const Work w = find_work(p, units, unit);
-        const int n = p.rows.offsets ? 0 : static_cast<int>(w.row);
         if (w.skip) {
             clear_output(p, w, v);
             continue;
         }
-        for (int c = 0; c < w.chunks; ++c) {
-            if (fresh) staging.wait_filled(), give_back(), fresh = false;  // the first filling, before any output is there, is empty
-            const int64_t token = (w.first + c) * kChunk, left = w.tokens.length - token;
+        for (int c = 0; c < w.chunks; ++c, fresh = false) {
+            if (fresh) staging.wait_filled(), give_back(staging);  // the first filling, before any output is there, is empty
             staging.wait_filled();
-            if (left >= kChunk) {
-                if (lane == 0) {
-                    store_box(p.o, from, v, w.head, static_cast<int>(token + w.tokens.begin), n);
-                    commit_stores();
-                    wait_stores_read();
-                }
-            } else {
-                uint16_t* to = static_cast<uint16_t*>(p.out.data) + element_offset(p.out, w.row, w.tokens, token, w.head) + v;
-                for (int i = lane; i < left * 8; i += 32)
-                    *reinterpret_cast<uint4*>(to + i / 8 * p.out.token + i % 8 * 8) = load_shared_u4(from + swizzled(i / 8, i % 8));
-            }
-            give_back();
+            store_output(p, w, c, v, smem + L::kOut + group * kTileBytes);
+            give_back(staging);
         }
     }
 }
 
-// Step s of D^T = S^T B^T for the 64 rows of k or q.
-template <class T>
-__device__ __forceinline__ void multiply_state(int s, float (&d)[32], const uint32_t (&Sb)[32], uint32_t tiles) {
+// Step s of D^T = S^T B^T for the 64 rows of k or q, which stand `tiles` bytes behind `at`.
+template <class T, class L>
+__device__ __forceinline__ void multiply_state(int s, float (&d)[32], const uint32_t (&Sb)[32], uint32_t at, uint32_t tiles) {
     if (s == 0)
-        mma_n64_fresh(T{}, d, Sb, tile_descriptor(tiles));
+        mma_n64_fresh(T{}, d, Sb, tile_descriptor_at(at, tiles));
     else
-        mma_n64(T{}, d, Sb + 4 * s, tile_descriptor(tiles + (s >> 2) * kTileBytes + (s & 3) * 32), true);
+        mma_n64(T{}, d, Sb + 4 * s, tile_descriptor_at(at, tiles + (s >> 2) * L::kHalf + (s & 3) * 32), true);
 }
 
 // Per-token factor of this lane's two tokens among columns 8j .. 8j + 7.
@@ -272,7 +297,7 @@ __device__ __forceinline__ void math_role(const Sm90ForwardParams& p, const Unit
         L::kV + (Output ? group : 0) * kTileBytes + ((lane >> 4) * 8 + (lane & 7)) * 128 + (((2 * warp + ((lane >> 3) & 1)) ^ (lane & 7)) << 4);
     int done = 0;  // chunks, of all units
 #pragma unroll 1
-    for (int64_t unit = units.first; unit < units.count; unit += units.step) {
+    for (int unit = units.first; unit < units.count; unit += units.step) {
         const Work w = find_work(p, units, unit);
         if (w.skip) continue;
         const RowSlots slots = row_slots(p.state, w.row);
@@ -306,11 +331,11 @@ __device__ __forceinline__ void math_role(const Sm90ForwardParams& p, const Unit
             pin(Sb), mma_begin();
 #pragma unroll
             for (int s = 0; s < 4; ++s) {
-                multiply_state<T>(2 * s, u, Sb, at + L::kK);
+                multiply_state<T, L>(2 * s, u, Sb, at, L::kK);
                 uint32_t v[4];
                 load_matrices_across(v, at + v_at + s * 2048);
                 const float2 b0 = factor(factors, ChunkRecord::beta, 2 * s), b1 = factor(factors, ChunkRecord::beta, 2 * s + 1);
-                multiply_state<T>(2 * s + 1, u, Sb, at + L::kK);
+                multiply_state<T, L>(2 * s + 1, u, Sb, at, L::kK);
 #pragma unroll
                 for (int i = 0; i < 4; ++i) {
                     const float2 y = unpack(T{}, is_map ? 0u : v[i]);
@@ -326,7 +351,7 @@ __device__ __forceinline__ void math_role(const Sm90ForwardParams& p, const Unit
                 mma_begin();
 #pragma unroll
                 for (int s = 0; s < 4; ++s) {
-                    multiply_state<T>(s, o, Sb, at + L::kQ);
+                    multiply_state<T, L>(s, o, Sb, at, L::kQ);
                     store_matrices_across(out_at + s * 2048, ob + 4 * s);
                     read_k[2 * s] = factor(factors, ChunkRecord::read_k, 2 * s), read_k[2 * s + 1] = factor(factors, ChunkRecord::read_k, 2 * s + 1);
                 }
@@ -351,7 +376,7 @@ __device__ __forceinline__ void math_role(const Sm90ForwardParams& p, const Unit
             pin(u), pin(xb), mma_begin();
 #pragma unroll
             for (int s = 0; s < 4; ++s) {
-                mma_n64(T{}, u, xb + 4 * s, tile_descriptor(solve + s * 32), true);
+                mma_n64(T{}, u, xb + 4 * s, tile_descriptor_at(solve, s * 32), true);
 #pragma unroll
                 for (int i = 0; i < 16; ++i) S[16 * s + i] *= decay;
             }
@@ -359,7 +384,7 @@ __device__ __forceinline__ void math_role(const Sm90ForwardParams& p, const Unit
             if constexpr (Output) {
                 mma_begin();
 #pragma unroll
-                for (int s = 4; s < 8; ++s) multiply_state<T>(s, o, Sb, at + L::kQ);
+                for (int s = 4; s < 8; ++s) multiply_state<T, L>(s, o, Sb, at, L::kQ);
                 mma_commit();
             }
 #pragma unroll
@@ -374,7 +399,7 @@ __device__ __forceinline__ void math_role(const Sm90ForwardParams& p, const Unit
             // S^T = decay S^T + (write_k U^T) K
             pin(S), pin(us), mma_begin();
 #pragma unroll
-            for (int s = 0; s < 4; ++s) mma_n128_columns(T{}, S, us + 4 * s, tile_descriptor(at + L::kK + s * 2048, kTileBytes));
+            for (int s = 0; s < 4; ++s) mma_n128_columns(T{}, S, us + 4 * s, tile_descriptor_at(at, L::kK + s * 2048, kTileBytes));
             mma_commit();
             if constexpr (Output) {
                 // O^T = read_q O^T + U^T P^T
@@ -387,7 +412,7 @@ __device__ __forceinline__ void math_role(const Sm90ForwardParams& p, const Unit
                 for (int i = 0; i < 16; ++i) o[2 * i] *= f[i / 2].x, o[2 * i + 1] *= f[i / 2].y;
                 pin(o), pin(ub), mma_begin();
 #pragma unroll
-                for (int s = 0; s < 4; ++s) mma_n64(T{}, o, ub + 4 * s, tile_descriptor(scores + s * 32), true);
+                for (int s = 0; s < 4; ++s) mma_n64(T{}, o, ub + 4 * s, tile_descriptor_at(scores, s * 32), true);
                 mma_commit();
                 mma_wait<1>();
             } else

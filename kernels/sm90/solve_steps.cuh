@@ -92,11 +92,12 @@ __device__ __forceinline__ void resolve_tokens(const SolveForms& p, const SolveA
 
 // 1/sqrt(sum x^2 + eps) of the 64 rows of k and q: a thread takes half of the rows' columns of each. Rows from `valid` on get 0: they are another
 // row's tokens, and their NaN times a zero beta would be NaN.
+template <int kHalf = kTileBytes>
 __device__ __forceinline__ void measure_norms(const SolveAt& at, float eps, int valid, int thread, auto dtype) {
     const int row = thread / 2, half = thread % 2;
 #pragma unroll
     for (int which = 0; which < 2; ++which) {
-        const uint32_t tile = (which ? at.q : at.k) + half * kTileBytes;
+        const uint32_t tile = (which ? at.q : at.k) + half * kHalf;
         float sum = 0;
 #pragma unroll
         for (int piece = 0; piece < 8; ++piece) {
@@ -119,7 +120,7 @@ __device__ __forceinline__ void begin_products(const SolveAt& at, float (&kk)[32
     mma_begin();
 #pragma unroll
     for (int s = 0; s < 8; ++s) {
-        const uint64_t k = tile_descriptor(at.k + (s >> 2) * kTileBytes + (s & 3) * 32);
+        const uint64_t k = tile_descriptor_at(at.k, (s >> 2) * kTileBytes + (s & 3) * 32);
         if (s == 0)
             mma_shared_n64_fresh(T{}, kk, k, k);
         else
@@ -129,9 +130,9 @@ __device__ __forceinline__ void begin_products(const SolveAt& at, float (&kk)[32
     for (int s = 0; s < 8; ++s) {
         const uint32_t offset = (s >> 2) * kTileBytes + (s & 3) * 32;
         if (s == 0)
-            mma_shared_n64_fresh(T{}, qk, tile_descriptor(at.q + offset), tile_descriptor(at.k + offset));
+            mma_shared_n64_fresh(T{}, qk, tile_descriptor_at(at.q, offset), tile_descriptor_at(at.k, offset));
         else
-            mma_shared_n64(T{}, qk, tile_descriptor(at.q + offset), tile_descriptor(at.k + offset), true);
+            mma_shared_n64(T{}, qk, tile_descriptor_at(at.q, offset), tile_descriptor_at(at.k, offset), true);
     }
     mma_commit();
 }

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "row_grid.h"
+#include "sm90_backward_params.h"
 
 namespace fqla {
 namespace {
@@ -104,19 +105,101 @@ Sm90StitchParams stitch_params(const Plan& plan, void* workspace) {
     return {plan.workspace.at<float>(Region::segment_states, workspace), plan.workspace.at<float>(Region::segment_maps, workspace), plan.sm90.segments, 0};
 }
 
+// Betas below this (in size) leave nothing to divide by: dv = beta dX and U = beta e are 16-bit. f16 loses digits below 6e-5, bf16 only where f32 does.
+float small_beta(const Form& form) { return form.dtype == FLASHQLA_DTYPE_F16 ? 0x1p-8f : 1e-14f; }
+
+// F and B hold both norms of their pair, which at common norms would cost f16 two digits of its range.
+float score_scale(const Form& form) { return form.qk_norm == FLASHQLA_NORM_L2 ? 64.f : 1.f; }
+
+// What the Hopper backward shares with the forward, dv in the place of out.
+Forward forward_of(const Plan& plan, const Backward& call, void* workspace) {
+    return {call.form, call.rows, call.state, call.in, dv_of(plan, call, workspace)};
+}
+
+Sm90ChainParams chain_params(const Plan& plan, const Backward& call, const BackwardMaps& maps, void* workspace) {
+    const Workspace& ledger = plan.workspace;
+    Sm90ChainParams p{};
+    p.forward = sm90_forward_params(plan, forward_of(plan, call, workspace), {maps.q, maps.k, maps.v, maps.dv}, workspace);
+    p.d_out = maps.d_out;
+    p.d_final = call.d_final;
+    p.d_initial = call.grad.initial;
+    p.states = ledger.at<void>(Region::chunk_states, workspace);
+    p.gradients = ledger.at<void>(Region::chunk_gradients, workspace);
+    p.updates = ledger.at<void>(Region::residuals, workspace);
+    p.small_rows = ledger.at<void>(Region::delta_gradients, workspace);
+    p.segment_states = ledger.at<float>(Region::segment_states, workspace);
+    p.segment_gradients = ledger.at<float>(Region::state_gradient, workspace);
+    p.segment_maps = ledger.at<float>(Region::segment_maps, workspace);
+    p.small_beta = small_beta(call.form);
+    return p;
+}
+
+Sm90ChainStitchParams chain_stitch_params(const Plan& plan, const Backward& call, void* workspace) {
+    const Workspace& ledger = plan.workspace;
+    return {ledger.at<float>(Region::segment_states, workspace), ledger.at<float>(Region::state_gradient, workspace),
+            ledger.at<float>(Region::segment_maps, workspace), plan.sm90.segments, call.rows.count * call.form.value_heads};
+}
+
+Sm90GradientParams gradient_params(const Plan& plan, const Backward& call, const BackwardMaps& maps, void* workspace) {
+    const Workspace& ledger = plan.workspace;
+    const Rows& rows = call.rows;
+    Sm90GradientParams p{};
+    p.q = maps.q, p.k = maps.k, p.d_out = maps.d_out, p.dv = maps.dv;
+    p.call = call;
+    p.states = ledger.at<void>(Region::chunk_states, workspace);
+    p.gradients = ledger.at<void>(Region::chunk_gradients, workspace);
+    p.updates = ledger.at<void>(Region::residuals, workspace);
+    p.small_rows = ledger.at<void>(Region::delta_gradients, workspace);
+    p.partial_sums = ledger.at<float>(Region::partial_sums, workspace);
+    p.slots = chunk_slots(rows.count, rows.tokens, rows.max_tokens, rows.offsets != nullptr);
+    p.up = score_scale(call.form);
+    p.down = 1 / p.up;
+    p.scale_up = static_cast<float>(call.form.scale) * p.up;
+    p.heads = call.form.value_heads / call.form.key_heads;
+    p.small_beta = small_beta(call.form);
+    return p;
+}
+
+// gdn_backward_sums behind the Hopper kernels: a partial sum a chunk slot.
+BackwardParams sums_params(const Plan& plan, const Backward& call, void* workspace) {
+    const Rows& rows = call.rows;
+    BackwardParams p{};
+    p.call = call;
+    p.partial_sums = plan.workspace.at<float>(Region::partial_sums, workspace);
+    p.all_slots = chunk_slots(rows.count, rows.tokens, rows.max_tokens, rows.offsets != nullptr);
+    return p;
+}
+
 }  // namespace
+
+View dv_of(const Plan& plan, const Backward& call, void* workspace) {
+    if (call.grad.v.data) return call.grad.v;
+    const int64_t token = int64_t{call.form.value_heads} * call.form.value_dim;
+    return {plan.workspace.at<void>(Region::head_gradients, workspace),
+            call.rows.offsets ? 0 : call.rows.max_tokens * token,
+            token,
+            call.form.value_dim,
+            call.form.dtype,
+            0};
+}
 
 size_t make_kernel_args(const Step& step, const Plan& plan, const Forward& call, const TensorMaps& maps, void* workspace, KernelArgs& out) {
     if (from_source(step, "recurrent")) return put(recurrent_params(step, call), out);
     if (from_source(step, "solve")) return put(solve_params(plan, call, maps, workspace), out);
     if (from_source(step, "forward")) return put(sm90_forward_params(plan, call, maps, workspace), out);
-    if (from_source(step, "fused")) return put(Sm90FusedParams{sm90_forward_params(plan, call, maps, workspace), solve_forms(call)}, out);
+    if (from_source(step, "fused") || from_source(step, "fused_wide"))
+        return put(Sm90FusedParams{sm90_forward_params(plan, call, maps, workspace), solve_forms(call)}, out);
     if (from_source(step, "segment")) return put(stitch_params(plan, workspace), out);
     return 0;
 }
 
-size_t make_kernel_args(const Step& step, int32_t segment, const Plan& plan, const Backward& call, void* workspace, KernelArgs& out) {
-    if (from_source(step, "backward")) return put(backward_params(step, segment, plan, call, workspace), out);
+size_t make_kernel_args(const Step& step, int32_t segment, const Plan& plan, const Backward& call, const BackwardMaps& maps, void* workspace, KernelArgs& out) {
+    if (from_source(step, "backward"))
+        return put(plan.engine == FLASHQLA_ENGINE_RECURRENT ? backward_params(step, segment, plan, call, workspace) : sums_params(plan, call, workspace), out);
+    if (from_source(step, "solve")) return put(solve_params(plan, forward_of(plan, call, workspace), {maps.q, maps.k, {}, {}}, workspace), out);
+    if (from_source(step, "backward_chains")) return put(chain_params(plan, call, maps, workspace), out);
+    if (from_source(step, "backward_segments")) return put(chain_stitch_params(plan, call, workspace), out);
+    if (from_source(step, "backward_gradients")) return put(gradient_params(plan, call, maps, workspace), out);
     return 0;
 }
 

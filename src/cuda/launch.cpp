@@ -101,7 +101,10 @@ int32_t launch_backward(const Caps& caps, const Plan& plan, const Backward& call
     const Target on{*driver, caps, static_cast<CUstream>(stream)};
     LoadedPlan loaded{on, plan, {}};
     if (const int32_t s = loaded.load()) return s;
-    return loaded.run([&](const Step& step, int segment, KernelArgs& args) { return make_kernel_args(step, segment, plan, call, workspace, args); });
+    BackwardMaps maps;
+    if (plan.engine != FLASHQLA_ENGINE_RECURRENT)
+        if (const int32_t s = make_tensor_maps(*driver, call, dv_of(plan, call, workspace), maps)) return s;
+    return loaded.run([&](const Step& step, int segment, KernelArgs& args) { return make_kernel_args(step, segment, plan, call, maps, workspace, args); });
 }
 
 }  // namespace fqla::cuda

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "engines.h"
 #include "layouts.h"
 
 namespace fqla {
@@ -15,15 +16,23 @@ constexpr double kRecurrentStart = 6, kRecurrentToken = 0.58;
 constexpr double kRecurrentCrowdedToken = 0.31, kRecurrentTokenUnit = 0.0046;
 // fused: one cluster of two blocks a (row, head) pair
 constexpr double kFusedStart = 11.9, kFusedChunk = 1.7, kFusedCrowd = 0.39, kFusedUnit = 3, kFusedStates = 0.35;
+// fused, one block a (row, head) pair: rows of 1024 and 8192 tokens, 128 to 512 pairs
+constexpr double kHeadStart = 12, kHeadChunk = 2.7, kHeadUnit = 7;
 // solve: a chunk of a key head with the whole card on it, and a share of that for each of its value heads
 constexpr double kSolveStart = 8.3, kSolveChunk = 0.0119, kSolveShare = 0.49;
 // forward, 64 rows of V a multiprocessor: few blocks, and what a card full of them adds
 constexpr double kForwardStart = 6.9, kForwardChunk = 0.92, kForwardCrowd = 0.49;
 // forward, all of V on a multiprocessor: a full card; the longest row alone
-constexpr double kWideChunk = 3.65, kWideLoneChunk = 1.8;
+constexpr double kV128Chunk = 3.65, kV128LoneChunk = 1.8;
 constexpr double kForwardStates = 0.93;
 // summary and stitch of context parallelism
 constexpr double kSegmentsStart = 8, kSummaryChunk = 0.9, kStitch = 21;
+// portable backward: a token of the longest row, and a share of it for each head that a multiprocessor has
+constexpr double kPortableStart = 15, kPortableToken = 0.7, kPortableShare = 1.5;
+// Hopper backward, H100, 2026-11-23, 16 rows of bench/compare.py within 25%: a chunk of the longest row; of a head by its bytes, in the chains and behind
+constexpr double kChainsStart = 25, kChainChunk = 1.25, kChainsShare = 0.074, kGradientsShare = 0.059;
+constexpr double kChainSummaryChunk = 1.1, kChainSegmentsStart = 12, kChainHop = 4;
+constexpr double kWorthSegments = 0.85;  // of the time without: their bytes cost too
 constexpr double kReferenceMultiprocessors = 132;
 
 struct Shape {
@@ -67,6 +76,19 @@ double segments_cost(const Request& r, const Caps& caps, int64_t n) {
            kForwardStates * s.state_time;
 }
 
+// The chains of the backward in n segments, one after another what is on the longest row's way.
+double chains_cost(double chunks, int64_t n) {
+    if (n == 1) return chunks * kChainChunk;
+    const auto segments = static_cast<double>(n);
+    return ceil_div(chunks, segments) * (kChainChunk + kChainSummaryChunk) + kChainSegmentsStart + kChainHop * (segments - 2);
+}
+
+double backward_cost(const Request& r, const Caps& caps, int64_t segments) {
+    const Shape s = shape_of(r, caps);
+    const double all_chunks = s.all_chunks * r.problem.form.value_heads / s.card;
+    return solve_cost(r, s) + kChainsStart + std::max(chains_cost(s.chunks, segments), all_chunks * kChainsShare) + all_chunks * kGradientsShare;
+}
+
 }  // namespace
 
 double recurrent_cost(const Request& r, const Caps& caps) {
@@ -77,9 +99,14 @@ double recurrent_cost(const Request& r, const Caps& caps) {
 
 double fused_cost(const Request& r, const Caps& caps) {
     const Shape s = shape_of(r, caps);
+    const double units_chunks = s.all_chunks * r.problem.form.value_heads / s.units;
+    if (fused_is_wide(r, caps)) {
+        const double passes = ceil_div(s.units, std::max(1, caps.multiprocessors));
+        return kHeadStart + std::max(s.chunks * kHeadChunk + kHeadUnit, passes * (units_chunks * kHeadChunk + kHeadUnit)) + kFusedStates * s.state_time;
+    }
     const double clusters = std::max(1, caps.multiprocessors / 2), passes = ceil_div(s.units, clusters);
     const double chunk = kFusedChunk + kFusedCrowd * std::min(1.0, s.units / clusters);
-    const double in_turn = passes > 1 ? passes * (s.all_chunks * r.problem.form.value_heads / s.units * chunk + kFusedUnit) : 0;
+    const double in_turn = passes > 1 ? passes * (units_chunks * chunk + kFusedUnit) : 0;
     return kFusedStart + std::max(s.chunks * chunk, in_turn) + kFusedStates * s.state_time;
 }
 
@@ -87,8 +114,27 @@ double chunked_cost(const Request& r, const Caps& caps) {
     const Shape s = shape_of(r, caps);
     const double blocks = 2 * s.units, side_by_side = s.all_chunks * r.problem.form.value_heads / caps.multiprocessors;
     const double forward =
-        blocks <= caps.multiprocessors ? s.chunks * forward_chunk(blocks, caps) : std::max(s.chunks * kWideLoneChunk, side_by_side * kWideChunk);
+        blocks <= caps.multiprocessors ? s.chunks * forward_chunk(blocks, caps) : std::max(s.chunks * kV128LoneChunk, side_by_side * kV128Chunk);
     return solve_cost(r, s) + kForwardStart + forward + kForwardStates * s.state_time;
+}
+
+double portable_backward_cost(const Request& r, const Caps& caps) {
+    const Shape s = shape_of(r, caps);
+    const auto longest = static_cast<double>(r.bounds.max_tokens);
+    return kPortableStart + longest * (kPortableToken + kPortableShare * s.full_units / kReferenceMultiprocessors / s.card);
+}
+
+double chunked_backward_cost(const Request& r, const Caps& caps) { return backward_cost(r, caps, 1); }
+
+double context_parallel_backward_cost(const Request& r, const Caps& caps) { return backward_cost(r, caps, backward_segments(r, caps)); }
+
+int64_t backward_segments(const Request& r, const Caps& caps) {
+    const int64_t units = r.bounds.rows * r.problem.form.value_heads, chunks = (r.bounds.max_tokens + kChunk - 1) / kChunk;
+    int64_t best = 1;
+    double least = kWorthSegments * chains_cost(static_cast<double>(chunks), 1);
+    for (int64_t n = 2; n <= chunks && 4 * units * n <= caps.multiprocessors && 6 * units * (n - 1) <= caps.multiprocessors; n++)
+        if (const double cost = chains_cost(static_cast<double>(chunks), n); cost < least) best = n, least = cost;
+    return best;
 }
 
 double context_parallel_cost(const Request& r, const Caps& caps) { return segments_cost(r, caps, best_segments(r, caps)); }

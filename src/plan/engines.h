@@ -24,10 +24,20 @@ extern const int kEngineCount;
 const char* refuses_chunked(const Request&, const Caps&);
 const char* refuses_fused(const Request&, const Caps&);
 const char* refuses_context_parallel(const Request&, const Caps&);
+bool fused_is_wide(const Request&, const Caps&);  // one block a head, else a cluster of two
 void plan_chunked(const Request&, const Caps&, Plan&);
 void plan_fused(const Request&, const Caps&, Plan&);
 void plan_context_parallel(const Request&, const Caps&, Plan&);
 uint64_t most_chunked_workspace(const Request&, const Caps&);
 uint64_t most_context_parallel_workspace(const Request&, const Caps&);
+void plan_solve(const Request&, const Caps&, Plan&);  // the solve alone: its step and its records
+
+// sm90_backward_plan.cpp
+const char* refuses_chunked_backward(const Request&, const Caps&);
+const char* refuses_context_parallel_backward(const Request&, const Caps&);
+void plan_chunked_backward(const Request&, const Caps&, Plan&);
+void plan_context_parallel_backward(const Request&, const Caps&, Plan&);
+uint64_t most_chunked_backward_workspace(const Request&, const Caps&);
+uint64_t most_context_parallel_backward_workspace(const Request&, const Caps&);
 
 }  // namespace fqla

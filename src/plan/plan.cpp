@@ -2,6 +2,7 @@
 #include "plan.h"
 
 #include <cstdio>
+#include <cstring>
 
 #include "engines.h"
 
@@ -54,6 +55,7 @@ Plan make_plan(const Request& request, const Caps& caps) {
         const Engine& engine = kEngines[i];
         if (!asked_for(engine, request)) continue;
         if (const char* refused = engine.refuses(request, caps)) {
+            if (why[0] && !strncmp(refused, "computes the ", 13)) continue;  // that another engine of this code refuses the call says more
             snprintf(why, sizeof why, "problem.engine = %d (%s): %s", engine.code, engine.name, refused);
             continue;
         }

@@ -73,12 +73,12 @@ void add_solve(const Request& request, const Caps& caps, Plan& plan) {
 void add_forward(const Request& request, const Caps& caps, Plan& plan) {
     const Form& form = request.problem.form;
     const int64_t units = request.bounds.rows * form.value_heads * plan.sm90.segments;
-    using Narrow = ForwardLayout<1, true>;
-    using Wide = ForwardLayout<2, true>;
+    using V64 = ForwardLayout<1, true>;
+    using V128 = ForwardLayout<2, true>;
     if (2 * units <= caps.multiprocessors)
-        plan.add(step(by_dtype(form, KernelId::gdn_forward_bf16_v64, KernelId::gdn_forward_f16_v64), 2 * units, Narrow::kThreads, Narrow::kBytes, true));
+        plan.add(step(by_dtype(form, KernelId::gdn_forward_bf16_v64, KernelId::gdn_forward_f16_v64), 2 * units, V64::kThreads, V64::kBytes, true));
     else
-        plan.add(step(by_dtype(form, KernelId::gdn_forward_bf16_v128, KernelId::gdn_forward_f16_v128), units, Wide::kThreads, Wide::kBytes, true));
+        plan.add(step(by_dtype(form, KernelId::gdn_forward_bf16_v128, KernelId::gdn_forward_f16_v128), units, V128::kThreads, V128::kBytes, true));
 }
 
 void set_segments(const Request& request, int64_t segments, Plan& plan) {
@@ -89,6 +89,8 @@ void set_segments(const Request& request, int64_t segments, Plan& plan) {
 
 }  // namespace
 
+void plan_solve(const Request& request, const Caps& caps, Plan& plan) { add_solve(request, caps, plan); }
+
 const char* refuses_chunked(const Request& request, const Caps& caps) {
     if (const char* why = refuses_call(request, caps)) return why;
     const int64_t slots = slots_of(request.bounds);
@@ -97,7 +99,17 @@ const char* refuses_chunked(const Request& request, const Caps& caps) {
     return nullptr;
 }
 
-const char* refuses_fused(const Request& request, const Caps& caps) { return refuses_call(request, caps); }
+const char* refuses_fused(const Request& request, const Caps& caps) {
+    if (const char* why = refuses_call(request, caps)) return why;
+    return request.bounds.rows * request.problem.form.value_heads > INT32_MAX - caps.multiprocessors ? "its list of rows and heads is too long" : nullptr;
+}
+
+// Merges in half precision need keys that are bounded.
+bool fused_is_wide(const Request& request, const Caps& caps) {
+    const Form& form = request.problem.form;
+    const bool bounded = (form.qk_norm != FLASHQLA_NORM_NONE && form.beta_scale <= 2) || (request.problem.flags & FLASHQLA_PROBLEM_KEYS_BOUNDED);
+    return bounded && 2 * request.bounds.rows * form.value_heads > caps.multiprocessors;
+}
 
 const char* refuses_context_parallel(const Request& request, const Caps& caps) {
     if (const char* why = refuses_chunked(request, caps)) return why;
@@ -113,8 +125,15 @@ void plan_chunked(const Request& request, const Caps& caps, Plan& plan) {
 void plan_fused(const Request& request, const Caps& caps, Plan& plan) {
     const Form& form = request.problem.form;
     set_segments(request, 1, plan);
-    const int64_t units = request.bounds.rows * form.value_heads, clusters = std::min<int64_t>(units, std::max(1, caps.multiprocessors / 2));
-    plan.add(step(by_dtype(form, KernelId::gdn_fused_bf16, KernelId::gdn_fused_f16), 2 * clusters, PairLayout::kThreads, PairLayout::kBytes, false));
+    const int64_t units = request.bounds.rows * form.value_heads;
+    if (fused_is_wide(request, caps)) {
+        const int64_t blocks = std::min<int64_t>(units, std::max(1, caps.multiprocessors));
+        plan.add(step(by_dtype(form, KernelId::gdn_fused_bf16_v128, KernelId::gdn_fused_f16_v128), blocks, WideLayout::kThreads, WideLayout::kBytes, false));
+    } else {
+        const int64_t clusters = std::min<int64_t>(units, std::max(1, caps.multiprocessors / 2));
+        plan.add(
+            step(by_dtype(form, KernelId::gdn_fused_bf16_v64, KernelId::gdn_fused_f16_v64), 2 * clusters, PairLayout::kThreads, PairLayout::kBytes, false));
+    }
 }
 
 void plan_context_parallel(const Request& request, const Caps& caps, Plan& plan) {

@@ -7,6 +7,7 @@
 
 #include "gpu_call.h"
 #include "kernel_params.h"
+#include "sm90_backward_params.h"
 #include "sm90_params.h"
 
 namespace {
@@ -126,6 +127,42 @@ TEST_CASE("tensor-core calls") {
     CHECK(p.records == call.kWorkspace);
     CHECK(p.state.read.data == call.state.read_data);
     CHECK(p.rows.max_tokens == 1000);
+}
+
+TEST_CASE("tensor-core backward calls") {
+    FakeCuda& fake = fake_cuda();
+    fake.context = 7;
+    fake.major = 9;
+    GpuCall call;
+    call.problem.engine = FLASHQLA_ENGINE_CHUNKED;
+    call.sequences.tokens = 8 * 1000;
+    REQUIRE_MESSAGE(call.backward() == FLASHQLA_STATUS_OK, std::string(flashqla_last_error()));
+    REQUIRE(fake.maps.size() == 5);
+    CHECK(fake.maps[3].data == call.grads.d_out.data);
+    CHECK(fake.maps[4].data == call.grads.dv.data);
+    REQUIRE(fake.launches.size() == 4);
+    CHECK(fake.launches[0].kernel == "gdn_solve_bf16");
+    CHECK(fake.launches[1].kernel == "gdn_chains_bf16");
+    CHECK(fake.launches[1].grid[0] == 4 * 8 * 32);
+    CHECK(fake.launches[2].kernel == "gdn_gradients_bf16");
+    CHECK(fake.launches[2].overlaps);
+    CHECK(fake.launches[3].kernel == "gdn_backward_sums");
+    CHECK(!fake.launches[3].overlaps);
+    fqla::Sm90GradientParams p;
+    std::memcpy(static_cast<void*>(&p), fake.launches[2].params, sizeof p);
+    CHECK(p.slots == 8 * 16);
+    CHECK(p.heads == 2);
+    CHECK(p.partial_sums != nullptr);
+    CHECK(p.never == 0);
+    CHECK(p.call.grad.initial.data == call.grads.d_initial.data);
+
+    // dv that nobody wants goes through the workspace.
+    fake.maps.clear();
+    call.grads.dv = {};
+    REQUIRE(call.backward() == FLASHQLA_STATUS_OK);
+    REQUIRE(fake.maps.size() == 5);
+    CHECK(fake.maps[4].data > call.kWorkspace);
+    CHECK(fake.maps[4].strides[1] == 32 * 128 * 2);
 }
 
 TEST_CASE("what is refused launches nothing and asks nothing") {

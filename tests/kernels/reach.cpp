@@ -20,7 +20,7 @@ size_t args_of(const fqla::Step& step, const fqla::Plan& plan, const fqla::Forwa
 }
 
 size_t args_of(const fqla::Step& step, const fqla::Plan& plan, const fqla::Backward& call, void* workspace, fqla::KernelArgs& args) {
-    return fqla::make_kernel_args(step, 0, plan, call, workspace, args);
+    return fqla::make_kernel_args(step, 0, plan, call, fqla::BackwardMaps{}, workspace, args);
 }
 
 template <class Call>
@@ -58,6 +58,7 @@ Sizes reached() {
             f.state_dtype = bit(4) ? FLASHQLA_DTYPE_BF16 : FLASHQLA_DTYPE_F32;
             f.state_layout = bit(5) ? FLASHQLA_STATE_VK : FLASHQLA_STATE_KV;
             f.gate = bit(6) ? FLASHQLA_GATE_RAW : FLASHQLA_GATE_LOG;
+            f.qk_norm = bit(5) ? FLASHQLA_NORM_L2 : FLASHQLA_NORM_NONE;
             f.beta_scale = 1, f.scale = 0.1, f.eps = 1e-6;
             const int64_t tokens = bit(7) ? 1 << 16 : bit(9) ? 1 : 4;
             const int64_t rows = bit(8) ? 4096 : 1;

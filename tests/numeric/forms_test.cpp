@@ -1,5 +1,6 @@
 // Every form against the oracle: each engine that takes the call, each with poisoned outputs and workspace and guard bands.
 #include <algorithm>
+#include <functional>
 #include <memory>
 
 #include "case_space.h"
@@ -72,6 +73,38 @@ TEST_SUITE_BEGIN("forms");
 TEST_CASE("cpu: every pair of forms, forward and backward") { run_space(Space::cpu, 3); }
 TEST_CASE("gpu: every pair of forms, forward and backward") { run_space(Space::gpu, 1); }
 TEST_CASE("gpu: every pair of forms that tensor cores take") { run_space(Space::tensor, 1); }
+
+// Twelve times sixteen (row, head) pairs: more than an H100 has multiprocessors, so that blocks that serve one pair after another do so. The space of
+// pairs above has too few heads for that.
+TEST_CASE("rows and heads that fill a card") {
+    const bool few = !session().cuda() || session().quick;
+    auto check = [&](const char* what, const std::function<void(Case&)>& edit) {
+        for (const int32_t dtype : {FLASHQLA_DTYPE_BF16, FLASHQLA_DTYPE_F16}) {
+            Case c = plain_case(what);
+            c.key_heads = 8, c.value_heads = 16, c.key_dim = c.value_dim = 128;
+            c.lengths = few ? std::vector<int64_t>{130, 0, 65, 64, 1} : std::vector<int64_t>{300, 0, 65, 128, 1, 64, 200, 63, 129, 7, 448, 100};
+            c.dtype = dtype;
+            c.flags = FLASHQLA_PROBLEM_KEYS_BOUNDED;
+            edit(c);
+            make_valid(c);
+            const Sample sample = make_sample(c);
+            run_engines(sample, FLASHQLA_OP_FORWARD, oracle_forward(sample));
+            if (few) break;
+        }
+    };
+    check("as models have it", [](Case& c) {
+        c.gate = FLASHQLA_GATE_RAW, c.beta = FLASHQLA_BETA_LOGIT, c.qk_norm = FLASHQLA_NORM_L2, c.flags = 0;
+        c.state_layout = FLASHQLA_STATE_VK, c.states = States::in_place_slots, c.extra = Extra::checkpoints;
+    });
+    // The state's scale is taken up seldom, sometimes, always.
+    for (const Gates gates : {Gates::none, Gates::gentle, Gates::strong}) check("gates", [&](Case& c) { c.gates = gates; });
+    check("rows that are skipped", [](Case& c) { c.states = States::special_slots, c.head_map = FLASHQLA_HEADS_TILED, c.state_dtype = FLASHQLA_DTYPE_BF16; });
+    check("gaps", [](Case& c) { c.offsets = Offsets::gaps, c.strides = Strides::projection, c.gate_dtype = FLASHQLA_DTYPE_BF16; });
+    check("equal rows, their ends ragged",
+          [&](Case& c) { c.offsets = Offsets::none, c.lengths.assign(few ? 2 : 12, 100), c.gate = FLASHQLA_GATE_LINEAR, c.extra = Extra::checkpoints; });
+    check("like keys, betas up to 2", [](Case& c) { c.keys = Keys::alike, c.qk_norm = FLASHQLA_NORM_L2, c.beta_scale = 2, c.flags = 0; });
+    if (!few) check("many chunks of weak gates", [](Case& c) { c.lengths.assign(5, 2100), c.lengths[1] = 2047, c.gates = Gates::gentle; });
+}
 
 TEST_CASE("scale and eps other than the defaults") {
     Case c = plain_case("scale");

@@ -121,4 +121,40 @@ TEST_CASE("no gradient flows from one row to another") {
     }
 }
 
+// dv = beta du and u = beta e say nothing of du and e there.
+TEST_CASE("gradients of tokens whose betas vanish") {
+    for (const int32_t dtype : {FLASHQLA_DTYPE_BF16, FLASHQLA_DTYPE_F16})
+        for (const int32_t norm : {FLASHQLA_NORM_NONE, FLASHQLA_NORM_L2}) {
+            Case c = plain_case("no beta");
+            c.dtype = dtype, c.qk_norm = norm;
+            c.key_dim = c.value_dim = 128;
+            c.lengths = {130, 1, 64};
+            make_valid(c);
+            Sample sample = make_sample(c);
+            constexpr double betas[] = {0, 1e-20, 1e-5, 3e-3, 0.7};
+            for (size_t i = 0; i < sample.values.beta.size(); i++) sample.values.beta[i] = round_to(c.gate_dtype, betas[i % 5]);
+            check_backward(sample);
+        }
+}
+
+TEST_CASE("gpu: gradients of long rows and few heads, whose segments run side by side") {
+    for (const bool several : {false, true}) {
+        Case c = plain_case("long rows");
+        c.dtype = FLASHQLA_DTYPE_BF16;
+        c.key_heads = 1, c.value_heads = 2, c.key_dim = c.value_dim = 128;
+        c.gate = FLASHQLA_GATE_RAW, c.beta = FLASHQLA_BETA_LOGIT, c.qk_norm = FLASHQLA_NORM_L2;
+        c.state_layout = several ? FLASHQLA_STATE_VK : FLASHQLA_STATE_KV;
+        c.lengths = several ? std::vector<int64_t>{6001, 0, 100, 4000} : std::vector<int64_t>{9000};
+        make_valid(c);
+        const Sample sample = make_sample(c);
+        Call::Options options;
+        options.op = FLASHQLA_OP_BACKWARD;
+        options.engine = FLASHQLA_ENGINE_CONTEXT_PARALLEL;
+        Call call(sample, options);
+        if (call.query().status == FLASHQLA_STATUS_UNSUPPORTED) continue;  // not on this device
+        const std::string wrong = run_and_report(call, oracle_backward(sample));
+        CHECK_MESSAGE(wrong.empty(), wrong);
+    }
+}
+
 TEST_SUITE_END();

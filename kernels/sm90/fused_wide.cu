@@ -1,0 +1,529 @@
+// Fused forward for full cards, one block a head: nothing but q, k, v, gates in and o out, and no multiprocessor beside the one that has the state.
+//
+//   role                     registers  step (event it waits for -> event it announces)
+//   copy, a warp             48         k and q of a chunk                     (stage free -> stage filled)
+//                                       output, then v two chunks on           (output ready -> values ready)
+//   tokens, a warp           48         gates, betas, norms to factors         (tables free, norms ready -> tables ready; record free -> record ready)
+//   gates, warpgroup         80         K K^T, K Q^T, norms                    (stage filled -> stage free, norms ready)
+//                                       -N                                     (tables ready, lower free -> lower ready)
+//                                       scores                                 (record free -> record ready, tables free)
+//   invert, two warps        48         inverses of diagonal blocks, merges    (lower ready -> lower free; solve free -> record ready)
+//   math, two warpgroups     192        recurrence and output                  (stage filled, record, values ready -> solve, stage, record free, output ready)
+//
+// Gates, inverse and recurrence so work on successive chunks. The hot code of all roles together must stay near 32 KB: with 54 KB every second
+// cycle of the gate warps went into waiting for instructions (H100, 2026-11-23). Only for bounded keys: gate_steps.cuh.
+#include <type_traits>
+
+#include "gate_steps.cuh"
+#include "recurrence.cuh"
+
+namespace fqla::sm90 {
+namespace {
+
+using Wide = WideLayout;
+constexpr int kInvertBarrier = 2;
+
+// An event has two slots, of even and of odd chunks; a slot's phase changes every second chunk. c counts the chunks of all units.
+struct WideEvents {
+    enum Event { record_ready, record_free, solve_free, lower_ready, lower_free, tables_ready, tables_free, norms_ready, values_ready, output_ready };
+    uint32_t base;
+
+    __device__ __forceinline__ uint32_t at(Event e, int c) const { return base + 16 * e + 8 * (c & 1); }
+    __device__ __forceinline__ void init() const {
+        constexpr int arrivals[Wide::kEvents] = {4 + 2 + 1, 8, 8, 4, 2, 1, 4, 4, 1, 8};  // warps
+        for (int e = 0; e < Wide::kEvents; ++e)
+            for (int c = 0; c < 2; ++c) barrier_init(at(static_cast<Event>(e), c), arrivals[e]);
+    }
+    __device__ __forceinline__ void wait(Event e, int c) const { barrier_wait(at(e, c), (c >> 1) & 1); }
+    // Of what is free before its first use.
+    __device__ __forceinline__ void wait_free(Event e, int c) const { barrier_wait(at(e, c), ((c >> 1) & 1) ^ 1); }
+    // By a whole warp, whatever its lanes have done before.
+    __device__ __forceinline__ void announce(Event e, int c) const {
+        __syncwarp();
+        if (threadIdx.x % 32 == 0) barrier_arrive(at(e, c));
+    }
+};
+
+// A lane's two tokens of a scalar tensor, as they stand in memory: 2 lane and the next of the chunk, which has `left` tokens.
+struct ScalarPair {
+    const char* at;
+    uint32_t x, y;
+
+    __device__ __forceinline__ void start(const View& v, const Work& w) {
+        const int64_t first = element_offset(v, w.row, w.tokens, 2 * (threadIdx.x % 32), w.head);
+        at = static_cast<const char*>(v.data) + first * (v.dtype == FLASHQLA_DTYPE_F32 ? 4 : 2);
+    }
+    __device__ __forceinline__ void load(const View& v, int left) {
+        const int lane = threadIdx.x % 32;
+        x = y = 0;
+        if (v.dtype == FLASHQLA_DTYPE_F32) {
+            if (2 * lane < left) x = *reinterpret_cast<const uint32_t*>(at);
+            if (2 * lane + 1 < left) y = *reinterpret_cast<const uint32_t*>(at + 4 * v.token);
+            at += 4 * kChunk * v.token;
+        } else {
+            if (2 * lane < left) x = *reinterpret_cast<const uint16_t*>(at);
+            if (2 * lane + 1 < left) y = *reinterpret_cast<const uint16_t*>(at + 2 * v.token);
+            at += 2 * kChunk * v.token;
+        }
+    }
+    __device__ __forceinline__ static float value(int dtype, uint32_t bits) {
+        if (dtype == FLASHQLA_DTYPE_F32) return __uint_as_float(bits);
+        return dtype == FLASHQLA_DTYPE_BF16 ? __uint_as_float(bits << 16) : __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
+    }
+};
+
+// What they mean; tokens behind the row's end are nothing. A loop of two: half the code.
+__device__ __forceinline__ TokenPair resolve(const SolveForms& f, const ScalarPair& gate, const ScalarPair& beta, int left, int head) {
+    TokenPair r;
+#pragma unroll 1
+    for (int i = 0; i < 2; ++i) {
+        const bool inside = 2 * static_cast<int>(threadIdx.x % 32) + i < left;
+        const float g = log2_gate(f, ScalarPair::value(f.gate.dtype, i ? gate.y : gate.x), head),
+                    b = beta_of(f, ScalarPair::value(f.beta.dtype, i ? beta.y : beta.x));
+        (i ? r.gate.y : r.gate.x) = inside ? g : 0.f, (i ? r.beta.y : r.beta.x) = inside ? b : 0.f;
+    }
+    return r;
+}
+
+// kLazy: the math role may have the state divided by a factor (not in f16, whose range is too small).
+template <bool kLazy>
+__device__ __forceinline__ void token_role(const Sm90FusedParams& p, const Units& units, uint32_t smem, const WideEvents& events) {
+    using E = WideEvents;
+    int done = 0;  // chunks, of all units
+#pragma unroll 1
+    for (int unit = units.first; unit < units.count; unit += units.step) {
+        int chunks, left, head;  // left: tokens from this chunk on
+        StateScale scale{};      // of what the math role has
+        ScalarPair gate, beta;
+        {
+            const Work w = find_work(p.forward, units, unit);
+            if (w.skip) continue;
+            gate.start(p.forms.gate, w), beta.start(p.forms.beta, w);
+            chunks = w.chunks, left = static_cast<int>(w.tokens.length), head = w.head;
+        }
+        gate.load(p.forms.gate, left), beta.load(p.forms.beta, left);
+#pragma unroll 1
+        for (int c = 0; c < chunks; ++c, ++done, left -= kChunk) {
+            const int slot = done & 1, lane = fresh_thread() % 32;
+            const TokenPair tokens = resolve(p.forms, gate, beta, left, head);
+            gate.load(p.forms.gate, left - kChunk), beta.load(p.forms.beta, left - kChunk);
+            events.wait_free(E::tables_free, done);
+            if (p.forms.qk_norm) events.wait(E::norms_ready, done);
+            // The state after this chunk is asked for as it is behind the last one and where it may be a checkpoint.
+            const int64_t after = static_cast<int64_t>(c + 1) * kChunk;
+            const bool plain = !kLazy || c == chunks - 1 || p.forward.state.checkpoint_interval && after % p.forward.state.checkpoint_interval == 0;
+            const RecordFactors f = make_tables(p.forms, smem + Wide::kTables + slot * Wide::kTableBytes, lane, tokens, scale, plain);
+            events.announce(E::tables_ready, done);
+            events.wait_free(E::record_free, done);
+            const uint32_t to = smem + Wide::kRecords + slot * Wide::kRecordStride + ChunkRecord::kFactors;
+            store_shared_f4(to + Wide::kBetaRead + 16 * lane, f.beta.x, f.read_k.x, f.beta.y, f.read_k.y);
+            store_shared_f4(to + Wide::kWriteRead + 16 * lane, f.write_k.x, f.read_q.x, f.write_k.y, f.read_q.y);
+            if (lane == 0) store_shared_f(to + Wide::kDecay, f.decay);
+            events.announce(E::record_ready, done);
+        }
+    }
+}
+
+// d = A B^T of two tiles of 64 tokens in the two halves of K.
+template <class T>
+__device__ __forceinline__ void begin_product(float (&d)[32], uint32_t a, uint32_t b) {
+    mma_begin();
+#pragma unroll
+    for (int s = 0; s < 8; ++s) {
+        const uint32_t offset = (s >> 2) * Wide::kHalf + (s & 3) * 32;
+        if (s == 0)
+            mma_shared_n64_fresh(T{}, d, tile_descriptor_at(a, 0), tile_descriptor_at(b, 0));
+        else
+            mma_shared_n64(T{}, d, tile_descriptor_at(a, offset), tile_descriptor_at(b, offset), true);
+    }
+    mma_commit();
+}
+
+template <class T>
+__device__ __forceinline__ void gate_role(const Sm90FusedParams& p, const Units& units, uint32_t smem, Ring<Wide::kStages> ring, const WideEvents& events) {
+    using E = WideEvents;
+    for (int slot = 0; slot < 2; ++slot) {
+        const uint32_t record = smem + Wide::kRecords + slot * Wide::kRecordStride;
+        SolveAt tiles{};
+        tiles.solve = record + ChunkRecord::kSolve, tiles.scores = record + ChunkRecord::kScores;
+        clear_upper(tiles, thread_of_warpgroup());
+    }
+    int done = 0;
+#pragma unroll 1
+    for (int unit = units.first; unit < units.count; unit += units.step) {
+        int chunks, left;
+        {
+            const Work w = find_work(p.forward, units, unit);
+            if (w.skip) continue;
+            chunks = w.chunks, left = static_cast<int>(w.tokens.length);
+        }
+#pragma unroll 1
+        for (int c = 0; c < chunks; ++c, ++done, left -= kChunk, ring.advance()) {
+            const int thread = fresh_thread() % 128;  // else what follows from it is kept over the loop, in registers that are not there
+            const Thread me{thread / 32, thread % 32, thread / 32 * 16 + thread % 32 / 4, 2 * (thread % 4)};
+            const int slot = done & 1;
+            const uint32_t stage = smem + ring.stage() * Wide::kStageBytes;
+            const GateAt at{smem + Wide::kLower + slot * kTileBytes, smem + Wide::kDiagonal + slot * Wide::kDiagonalBytes,
+                            smem + Wide::kRecords + slot * Wide::kRecordStride + ChunkRecord::kScores, smem + Wide::kTables + slot * Wide::kTableBytes,
+                            block_lane(me.lane)};
+            float d[32], e[8];
+            ring.wait_filled();
+            begin_product<T>(d, stage + Wide::kK, stage + Wide::kK);
+            if (p.forms.qk_norm) {
+                SolveAt tiles{};
+                tiles.k = stage + Wide::kK, tiles.q = stage + Wide::kQ, tiles.norms = at.table(Wide::norm_k, 0);
+                sync_threads(kSolveBarrier, 128);  // all warps have read the tables of the chunk before last
+                measure_norms<Wide::kHalf>(tiles, p.forms.eps, min(left, kChunk), thread, T{});
+                events.announce(E::norms_ready, done);
+            }
+            events.wait(E::tables_ready, done);
+            diagonal_gates(e, at, me);
+            events.wait_free(E::lower_free, done);
+            mma_wait<0>(), pin(d);
+            gate_lower(at, me, e, d);
+            events.announce(E::lower_ready, done);
+            begin_product<T>(d, stage + Wide::kK, stage + Wide::kQ);
+            events.wait_free(E::record_free, done);
+            mma_wait<0>(), pin(d);
+            if (me.lane == 0) ring.release();
+            gate_scores<T>(at, me, e, d);
+            fence_to_async();
+            events.announce(E::record_ready, done);
+            if (me.lane == 0) barrier_arrive(events.at(E::tables_free, done));
+        }
+    }
+}
+
+template <class T>
+__device__ __forceinline__ void invert_role(const Sm90FusedParams& p, const Units& units, uint32_t smem, const WideEvents& events, int half) {
+    using E = WideEvents;
+    int done = 0;
+#pragma unroll 1
+    for (int unit = units.first; unit < units.count; unit += units.step) {
+        int chunks;
+        {
+            const Work w = find_work(p.forward, units, unit);
+            if (w.skip) continue;
+            chunks = w.chunks;
+        }
+#pragma unroll 1
+        for (int c = 0; c < chunks; ++c, ++done) {
+            const int slot = done & 1, lane = fresh_thread() % 32;
+            const Inverter x{half,
+                             lane,
+                             block_lane(lane),
+                             smem + Wide::kLower + slot * kTileBytes,
+                             smem + Wide::kDiagonal + slot * Wide::kDiagonalBytes,
+                             smem + Wide::kRecords + slot * Wide::kRecordStride + ChunkRecord::kSolve};
+            events.wait(E::lower_ready, done);
+            invert_diagonal_blocks(x);
+            sync_threads(kInvertBarrier, 64);
+            events.wait_free(E::solve_free, done);
+            if (half == 0) {  // nine products against seven
+                merge_block_column<T, 0>(x);
+            } else {
+                merge_block_column<T, 1>(x);
+                merge_block_column<T, 2>(x);
+                merge_block_column<T, 3>(x);
+            }
+            events.announce(E::lower_free, done);
+            fence_to_async();
+            events.announce(E::record_ready, done);
+        }
+    }
+}
+
+// Two warpgroups that do the same take turns in starting a chunk: else they do each step at the same time, and while both do arithmetic the tensor
+// cores wait. Named barriers 3 and 4 are each one's turn.
+struct Turn {
+    int group;
+    __device__ __forceinline__ void begin() const {
+        if (group == 1) pass();
+    }
+    __device__ __forceinline__ void wait() const { sync_threads(3 + group, 256); }
+    __device__ __forceinline__ void pass() const { asm volatile("bar.arrive %0, 256;" ::"r"(4 - group) : "memory"); }
+    __device__ __forceinline__ void end() const {
+        if (group == 0) wait();
+    }
+};
+
+// Math role: 64 rows of V a warpgroup. One keeps the tensor cores busy while the other does its arithmetic, so the order is the one that takes the
+// fewest registers (192): both products of the state together, then X, U, S and P U.
+//
+// The state is kept as S / 2^L: a record's factors hold the 2^L (token_role), so that the registers need not be scaled in every chunk. Where they
+// must be, `decay` says by how much. Inside the inner loop nothing but products writes S: a scaling there makes ptxas move all of it twice a chunk.
+template <class T>
+__device__ __forceinline__ void math_role(const Sm90ForwardParams& p, const Units& units, uint32_t smem, Ring<Wide::kStages> ring, const WideEvents& events) {
+    using E = WideEvents;
+    const int group = __shfl_sync(~0u, threadIdx.x / 128, 0), warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+    // Found anew where it is needed, which is seldom: kept, it would cost the loop registers.
+    auto mine = [&] {
+        const int thread = fresh_thread();
+        return StateAt{thread / 32 * 16 + thread % 32 / 4, 2 * (thread % 4)};
+    };
+    // This lane's row of a 16 x 16 block of V, and of the output, of 64 tokens x 64 rows of V.
+    const uint32_t block =
+        smem + Wide::kValues + group * kTileBytes + ((lane >> 4) * 8 + (lane & 7)) * 128 + (((2 * warp + ((lane >> 3) & 1)) ^ (lane & 7)) << 4);
+    float S[64];
+    uint32_t Sb[32];
+    int done = 0;  // chunks, of all units
+    const Turn turn{group};
+    turn.begin();
+    auto record_of = [&](int c) { return smem + Wide::kRecords + (c & 1) * Wide::kRecordStride; };
+    auto pack_state = [&] {
+#pragma unroll
+        for (int i = 0; i < 32; ++i) Sb[i] = pack(T{}, S[2 * i], S[2 * i + 1]);
+    };
+#pragma unroll 1
+    for (int unit = units.first; unit < units.count; unit += units.step) {
+        int left;  // chunks
+        {
+            const Work w = find_work(p, units, unit);
+            if (w.skip) continue;
+            const int64_t slot = row_slots(p.state, w.row).read;
+#pragma unroll
+            for (int i = 0; i < 64; ++i) S[i] = 0.f;
+            if (slot != kNoSlot) load_state(S, p, slot, w.head, mine());
+            left = w.chunks;
+        }
+        pack_state();
+        float decay = 1.f;
+        if (left > 0) {
+            events.wait(E::record_ready, done);
+            decay = load_shared_f(record_of(done) + ChunkRecord::kFactors + Wide::kDecay);
+        }
+#pragma unroll 1
+        while (left > 0) {
+#pragma unroll
+            for (int i = 0; i < 64; ++i) S[i] *= decay;
+#pragma unroll 1
+            do {
+                const uint32_t at = smem + ring.stage() * Wide::kStageBytes, record = record_of(done), factors = record + ChunkRecord::kFactors + lane % 4 * 16;
+                ring.wait_filled();
+                // Y^T = S^T K^T beside O^T = S^T Q^T
+                float u[32], o[32];
+                uint32_t xb[16], us[16];
+                turn.wait();
+                pin(Sb), mma_begin();
+#pragma unroll
+                for (int s = 0; s < 8; ++s) multiply_state<T, Wide>(s, u, Sb, at, Wide::kK);
+#pragma unroll
+                for (int s = 0; s < 8; ++s) multiply_state<T, Wide>(s, o, Sb, at, Wide::kQ);
+                mma_commit();
+                turn.pass();
+                mma_wait<0>();
+                pin(u), pin(o);
+                const uint32_t values = block + (done & 1) * 2 * kTileBytes;
+                events.wait(E::values_ready, done);
+                // X^T = beta V^T - read_k Y^T
+#pragma unroll
+                for (int s = 0; s < 4; ++s) {
+                    uint32_t v[4];
+                    load_matrices_across(v, values + s * 2048);
+#pragma unroll
+                    for (int j = 2 * s; j < 2 * s + 2; ++j) {
+                        const float4 f = load_shared_f4(factors + Wide::kBetaRead + 64 * j);  // beta, read_k of two tokens
+#pragma unroll
+                        for (int i = 2 * j; i < 2 * j + 2; ++i) {
+                            const float2 x = unpack(T{}, v[i - 4 * s]);
+                            u[2 * i] = f.x * x.x - f.y * u[2 * i], u[2 * i + 1] = f.z * x.y - f.w * u[2 * i + 1];
+                            xb[i] = pack(T{}, u[2 * i], u[2 * i + 1]);
+                        }
+                    }
+                }
+                // U^T = X^T + X^T strict(A)^T; behind it: what O starts from
+                pin(u), pin(xb), mma_begin();
+#pragma unroll
+                for (int s = 0; s < 4; ++s) mma_n64(T{}, u, xb + 4 * s, tile_descriptor_at(record, ChunkRecord::kSolve + s * 32), true);
+                mma_commit();
+                float4 f[8];  // write_k, read_q of two tokens
+#pragma unroll
+                for (int j = 0; j < 8; ++j) {
+                    f[j] = load_shared_f4(factors + Wide::kWriteRead + 64 * j);
+                    o[4 * j] *= f[j].y, o[4 * j + 1] *= f[j].w, o[4 * j + 2] *= f[j].y, o[4 * j + 3] *= f[j].w;
+                }
+                mma_wait<0>();
+                pin(u);
+                if (lane == 0) barrier_arrive(events.at(E::solve_free, done));
+#pragma unroll
+                for (int i = 0; i < 16; ++i) {
+                    us[i] = pack(T{}, u[2 * i] * f[i / 2].x, u[2 * i + 1] * f[i / 2].z);
+                    xb[i] = pack(T{}, u[2 * i], u[2 * i + 1]);
+                }
+                // S^T = S^T + (write_k U^T) K, O^T = read_q O^T + U^T P^T
+                pin(S), pin(us), mma_begin();
+#pragma unroll
+                for (int s = 0; s < 4; ++s) mma_n128_columns(T{}, S, us + 4 * s, tile_descriptor_at(at, Wide::kK + s * 2048, Wide::kHalf));
+                mma_commit();
+                pin(o), pin(xb), mma_begin();
+#pragma unroll
+                for (int s = 0; s < 4; ++s) mma_n64(T{}, o, xb + 4 * s, tile_descriptor_at(record, ChunkRecord::kScores + s * 32), true);
+                mma_commit();
+                mma_wait<1>(), pin(S);
+                if (lane == 0) ring.release();
+                pack_state();
+                mma_wait<0>(), pin(o);  // nothing in flight over the back edge, or ptxas serialises (C7514)
+                if (lane == 0) barrier_arrive(events.at(E::record_free, done));
+#pragma unroll
+                for (int i = 0; i < 16; ++i) xb[i] = pack(T{}, o[2 * i], o[2 * i + 1]);
+#pragma unroll
+                for (int s = 0; s < 4; ++s) store_matrices_across(values + s * 2048, xb + 4 * s);
+                fence_to_async();
+                events.announce(E::output_ready, done);
+                ring.advance(), ++done, --left;
+                if (p.state.checkpoint_interval) {
+                    const Work w = find_work(p, units, unit);
+                    store_checkpoint(S, p, w, w.chunks - left - 1, mine());
+                }
+                if (left == 0) break;
+                events.wait(E::record_ready, done);
+                decay = load_shared_f(record_of(done) + ChunkRecord::kFactors + Wide::kDecay);
+            } while (decay == 1.f);
+        }
+        const Work w = find_work(p, units, unit);
+        const int64_t slot = row_slots(p.state, w.row).write;
+        if (slot != kNoSlot) store_state(S, p, slot, w.head, mine());
+    }
+    turn.end();
+}
+
+// The next chunk of a walk through the units.
+struct Cursor {
+    int unit;
+    int chunks;       // of this unit that are left, this one with them
+    int token, left;  // coordinate of the chunk's first token; tokens of the row from it on
+    int row, head;    // row: coordinate
+
+    __device__ __forceinline__ void enter(const Sm90ForwardParams& p, const Units& units) {
+        for (; unit < units.count; unit += units.step) {
+            const Work w = find_work(p, units, unit);
+            chunks = w.skip ? 0 : w.chunks;
+            token = static_cast<int>(w.tokens.begin), left = static_cast<int>(w.tokens.length);
+            row = p.rows.offsets ? 0 : static_cast<int>(w.row), head = w.head;
+            if (chunks > 0) return;
+        }
+    }
+    __device__ __forceinline__ bool more(const Units& units) const { return unit < units.count; }
+    __device__ __forceinline__ void advance(const Sm90ForwardParams& p, const Units& units) {
+        token += kChunk, left -= kChunk;
+        if (--chunks == 0) unit += units.step, enter(p, units);
+    }
+    // Behind the end of a row cut by offsets a box holds other rows' tokens.
+    __device__ __forceinline__ bool is_ragged(const Sm90ForwardParams& p) const { return p.rows.offsets && left < kChunk; }
+};
+
+// Waits for a ragged chunk's boxes on a barrier of their own, zeroes two tiles behind the row's end and says that the chunk is there.
+__device__ __forceinline__ void finish_ragged(uint32_t tail, uint32_t& phase, uint32_t tiles, uint32_t stride, int left, uint32_t filled) {
+    barrier_wait(tail, phase), phase ^= 1;
+    for (int piece = left * 8 + static_cast<int>(threadIdx.x % 32); piece < kChunk * 8; piece += 32)
+        store_shared_zero16(tiles + 16 * piece), store_shared_zero16(tiles + stride + 16 * piece);
+    fence_to_async();
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) barrier_arrive(filled);
+}
+
+// Loads k and q as far ahead as there are stages, v two chunks ahead; stores outputs as they come, from where v was.
+__device__ __forceinline__ void copy_role(const Sm90ForwardParams& p, const Units& units, uint32_t smem, Ring<Wide::kStages> ring, const WideEvents& events) {
+    using E = WideEvents;
+    const bool leader = threadIdx.x % 32 == 0;
+    const uint32_t tail = smem + Wide::kTail;
+    uint32_t tail_phase = 0;
+    Cursor keys{units.first}, values{units.first}, outputs{units.first};
+    auto load_keys = [&] {
+        ring.wait_free();
+        const uint32_t to = smem + ring.stage() * Wide::kStageBytes, bar = keys.is_ragged(p) ? tail : ring.filled();
+        if (leader) {
+            const int key_head = p.head_map == FLASHQLA_HEADS_TILED ? keys.head % p.key_heads : keys.head / (p.value_heads / p.key_heads);
+            barrier_expect(bar, Wide::kStageBytes);
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                load_box(to + half * Wide::kHalf + Wide::kK, p.k, 64 * half, key_head, keys.token, keys.row, bar);
+                load_box(to + half * Wide::kHalf + Wide::kQ, p.q, 64 * half, key_head, keys.token, keys.row, bar);
+            }
+        }
+        if (keys.is_ragged(p)) finish_ragged(tail, tail_phase, to + Wide::kK, Wide::kHalf, keys.left, ring.filled());
+        ring.advance();
+        keys.advance(p, units);
+    };
+    auto load_values = [&](int c) {
+        const uint32_t to = smem + Wide::kValues + (c & 1) * 2 * kTileBytes, bar = values.is_ragged(p) ? tail : events.at(E::values_ready, c);
+        if (leader) {
+            barrier_expect(bar, 2 * kTileBytes);
+            load_box(to, p.v, 0, values.head, values.token, values.row, bar);
+            load_box(to + kTileBytes, p.v, 64, values.head, values.token, values.row, bar);
+        }
+        if (values.is_ragged(p)) finish_ragged(tail, tail_phase, to, kTileBytes, values.left, events.at(E::values_ready, c));
+        values.advance(p, units);
+    };
+    for (int unit = units.first; unit < units.count; unit += units.step) {
+        const Work w = find_work(p, units, unit);
+        if (w.skip) clear_output(p, w, 0), clear_output(p, w, 64);
+    }
+    keys.enter(p, units), values.enter(p, units), outputs.enter(p, units);
+    int loaded = 0, valued = 0;  // chunks whose k and q, whose v are on their way
+#pragma unroll 1
+    for (int c = 0; outputs.more(units); ++c) {
+        for (; loaded < c + Wide::kStages && keys.more(units); ++loaded) load_keys();
+        if (c > 0 && leader) wait_stores_read();  // of the chunk before; behind the loads, which are more urgent
+        __syncwarp();
+        for (; valued < c + 2 && values.more(units); ++valued) load_values(valued);
+        events.wait(E::output_ready, c);
+        const uint32_t from = smem + Wide::kValues + (c & 1) * 2 * kTileBytes;
+#pragma unroll 1
+        for (int half = 0; half < 2; ++half) {
+            if (outputs.left >= kChunk) {
+                if (leader) store_box(p.o, from + half * kTileBytes, 64 * half, outputs.head, outputs.token, outputs.row);
+            } else {
+                const Work w = find_work(p, units, outputs.unit);
+                store_output(p, w, w.chunks - 1, 64 * half, from + half * kTileBytes);
+            }
+        }
+        if (leader) commit_stores();
+        __syncwarp();
+        outputs.advance(p, units);
+    }
+    if (leader) wait_stores_read();  // the shared memory is the block's until it ends
+}
+
+template <class T>
+__device__ __forceinline__ void fuse_wide(const Sm90FusedParams& p) {
+    extern __shared__ __align__(1024) char memory[];
+    const uint32_t smem = shared_address(memory);
+    const Ring<Wide::kStages> ring(smem + Wide::kBarriers);
+    const WideEvents events{smem + Wide::kEventBarriers};
+    // Made by every role for itself: what lives across the branch would have to fit into the smallest register share.
+    auto units = [&] { return Units{static_cast<int>(blockIdx.x), p.forward.rows.count * p.forward.value_heads, static_cast<int>(gridDim.x), 0, 0}; };
+    if (threadIdx.x == 0) {
+        ring.init(1, 12);  // math and gate warps
+        barrier_init(smem + Wide::kTail, 1);
+        events.init();
+        barrier_init_fence();
+    }
+    __syncthreads();
+    const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
+    if (warp < 8) {
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 192;");
+        math_role<T>(p.forward, units(), smem, ring, events);
+    } else if (warp < 12) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 80;");
+        gate_role<T>(p, units(), smem, ring, events);
+    } else {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 48;");
+        if (warp < 14)
+            invert_role<T>(p, units(), smem, events, warp - 12);
+        else if (warp == 14)
+            copy_role(p.forward, units(), smem, ring, events);
+        else
+            token_role<std::is_same<T, Bf16>::value>(p, units(), smem, events);
+    }
+}
+
+}  // namespace
+}  // namespace fqla::sm90
+
+#define FQLA_FUSED_WIDE(name, T)                                                                                                        \
+    extern "C" __global__ void __launch_bounds__(fqla::WideLayout::kThreads, 1) name(const __grid_constant__ fqla::Sm90FusedParams p) { \
+        fqla::sm90::fuse_wide<fqla::sm90::T>(p);                                                                                        \
+    }
+FQLA_FUSED_WIDE(gdn_fused_bf16_v128, Bf16)
+FQLA_FUSED_WIDE(gdn_fused_f16_v128, F16)
