@@ -71,7 +71,7 @@ __device__ __forceinline__ void load_chain(const Sm90ChainParams& params, const 
     const Sm90ForwardParams& p = params.forward;
     const TensorMap& values = Reverse ? params.d_out : p.v;
     const int lane = threadIdx.x % 32;
-    const int key_head = p.head_map == FLASHQLA_HEADS_TILED ? w.head % p.key_heads : w.head / (p.value_heads / p.key_heads);
+    const int key_head = key_head_of(p, w.head);
     const int n = p.rows.offsets ? 0 : static_cast<int>(w.row), half = w.part * kTileBytes;
     const char* records = static_cast<const char*>(p.records) + slot_and_head(p, w, 0) * ChunkRecord::kBytes;
 #pragma unroll 1

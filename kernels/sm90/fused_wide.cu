@@ -21,11 +21,11 @@ namespace fqla::sm90 {
 namespace {
 
 using Wide = WideLayout;
-constexpr int kInvertBarrier = 2;
 
 // An event has two slots, of even and of odd chunks; a slot's phase changes every second chunk. c counts the chunks of all units.
 struct WideEvents {
     enum Event { record_ready, record_free, solve_free, lower_ready, lower_free, tables_ready, tables_free, norms_ready, values_ready, output_ready };
+    static_assert(output_ready + 1 == Wide::kEvents, "barriers of all events");
     uint32_t base;
 
     __device__ __forceinline__ uint32_t at(Event e, int c) const { return base + 16 * e + 8 * (c & 1); }
@@ -234,14 +234,14 @@ __device__ __forceinline__ void invert_role(const Sm90FusedParams& p, const Unit
 }
 
 // Two warpgroups that do the same take turns in starting a chunk: else they do each step at the same time, and while both do arithmetic the tensor
-// cores wait. Named barriers 3 and 4 are each one's turn.
+// cores wait.
 struct Turn {
     int group;
     __device__ __forceinline__ void begin() const {
         if (group == 1) pass();
     }
-    __device__ __forceinline__ void wait() const { sync_threads(3 + group, 256); }
-    __device__ __forceinline__ void pass() const { asm volatile("bar.arrive %0, 256;" ::"r"(4 - group) : "memory"); }
+    __device__ __forceinline__ void wait() const { sync_threads(kTurnBarrier + group, 256); }
+    __device__ __forceinline__ void pass() const { asm volatile("bar.arrive %0, 256;" ::"r"(kOtherTurnBarrier - group) : "memory"); }
     __device__ __forceinline__ void end() const {
         if (group == 0) wait();
     }
@@ -433,7 +433,7 @@ __device__ __forceinline__ void copy_role(const Sm90ForwardParams& p, const Unit
         ring.wait_free();
         const uint32_t to = smem + ring.stage() * Wide::kStageBytes, bar = keys.is_ragged(p) ? tail : ring.filled();
         if (leader) {
-            const int key_head = p.head_map == FLASHQLA_HEADS_TILED ? keys.head % p.key_heads : keys.head / (p.value_heads / p.key_heads);
+            const int key_head = key_head_of(p, keys.head);
             barrier_expect(bar, Wide::kStageBytes);
 #pragma unroll
             for (int half = 0; half < 2; ++half) {

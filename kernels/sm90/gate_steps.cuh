@@ -26,7 +26,7 @@ struct GateAt {
     uint32_t lower, diagonal;  // f16 tile, f32 diagonal blocks
     uint32_t scores;           // of the record
     uint32_t tables;
-    BlockLane lane;
+    BlockLane rows;
 
     __device__ __forceinline__ uint32_t table(WideLayout::Table which, int token) const { return tables + (which * kChunk + token) * 4; }
 };
@@ -52,16 +52,8 @@ constexpr float kMostScale = 64;
 __device__ __forceinline__ RecordFactors make_tables(const SolveForms& p, uint32_t tables, int lane, const TokenPair& x, StateScale& scale, bool plain) {
     using W = WideLayout;
     auto table = [&](int which) { return tables + which * kChunk * 4 + 8 * lane; };
-    float sum = x.gate.x + x.gate.y;
-#pragma unroll
-    for (int d = 1; d < 32; d *= 2) {
-        const float before = __shfl_up_sync(~0u, sum, d);
-        if (lane >= d) sum += before;
-    }
-    // G of the first of two tokens is the sum up to the pair before, plus its own gate: never a difference.
-    float earlier = __shfl_up_sync(~0u, sum, 1);
-    if (lane == 0) earlier = 0.f;
-    const float G0 = earlier + x.gate.x, G1 = sum;
+    const float2 gates = sum_pairs(x.gate, lane);
+    const float G0 = gates.x, G1 = gates.y;
     float2 rk{1.f, 1.f}, rq{p.scale, p.scale};
     if (p.qk_norm) {
         rk = load_shared_f2(table(W::norm_k)), rq = load_shared_f2(table(W::norm_q));
@@ -142,7 +134,7 @@ __device__ __forceinline__ void gate_lower(const GateAt& at, const Thread& me, c
                 n[2 * j + i] = pack(F16{}, k[0] * (row[i] * c.x), k[1] * (row[i] * c.y));
             }
         }
-        store_matrices(block_at(at.lower, at.lane.by_column, me.warp, b), n);
+        store_matrices(block_at(at.lower, at.rows.by_column, me.warp, b), n);
     }
 }
 
@@ -166,7 +158,7 @@ __device__ __forceinline__ void gate_scores(const GateAt& at, const Thread& me, 
                                     at_diagonal > 1 ? 0.f : block[4 * j + 2 * i + 1] * (rk[i] * e[4 * j + 2 * i + 1] * rq.y));
             }
         }
-        store_matrices_across(block_at(at.scores, at.lane.by_row, me.warp, me.warp), r);
+        store_matrices_across(block_at(at.scores, at.rows.by_row, me.warp, me.warp), r);
     }
     const float row[2] = {load_shared_f(at.table(W::row_p, me.row)), load_shared_f(at.table(W::row_p, me.row + 8))};
 #pragma unroll
@@ -181,7 +173,7 @@ __device__ __forceinline__ void gate_scores(const GateAt& at, const Thread& me, 
                 r[2 * j + i] = pack(T{}, q[0] * (row[i] * c.x), q[1] * (row[i] * c.y));
             }
         }
-        store_matrices_across(block_at(at.scores, at.lane.by_row, b, me.warp), r);
+        store_matrices_across(block_at(at.scores, at.rows.by_row, b, me.warp), r);
     }
 }
 
@@ -192,14 +184,14 @@ __device__ __forceinline__ void mma_f16(float (&d)[4], const uint32_t (&a)[4], u
 }
 
 struct Inverter {
-    int half, thread;  // which of the two warps, lane
-    BlockLane lane;
+    int half, lane;  // half: which of the two warps
+    BlockLane rows;
     uint32_t lower, diagonal, solve;
 };
 
 // Diagonal blocks 2 half and the next: D = (I + N_bb)^-1 in fp32, a column a lane, D_i = e_i + sum_{j<i} (-N_ij) D_j; its transpose in f16 to the tile.
 __device__ __forceinline__ void invert_diagonal_blocks(const Inverter& x) {
-    const int block = 2 * x.half + (x.thread >> 4), column = x.thread & 15;
+    const int block = 2 * x.half + (x.lane >> 4), column = x.lane & 15;
     const uint32_t from = x.diagonal + block * WideLayout::kDiagonalBlock;
     float d[16];
 #pragma unroll
@@ -228,16 +220,16 @@ __device__ __forceinline__ void invert_diagonal_blocks(const Inverter& x) {
 template <class T, int J>
 __device__ __forceinline__ void merge_block_column(const Inverter& x) {
     uint32_t y[4];
-    load_matrices(y, block_at(x.lower, x.lane.by_column, J, J));
+    load_matrices(y, block_at(x.lower, x.rows.by_column, J, J));
     {
         uint32_t r[4];
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             const float2 d = unpack(F16{}, y[i]);
-            const int s = x.thread / 4 + 8 * (i & 1), t = 2 * (x.thread & 3) + 8 * (i >> 1);
+            const int s = x.lane / 4 + 8 * (i & 1), t = 2 * (x.lane & 3) + 8 * (i >> 1);
             r[i] = pack(T{}, t > s ? d.x : 0.f, t + 1 > s ? d.y : 0.f);
         }
-        store_matrices_across(block_at(x.solve, x.lane.by_row, J, J), r);
+        store_matrices_across(block_at(x.solve, x.rows.by_row, J, J), r);
     }
     float sum[3][2][4] = {};  // of blocks 1, 2, 3
 #pragma unroll
@@ -245,10 +237,10 @@ __device__ __forceinline__ void merge_block_column(const Inverter& x) {
         uint32_t b[4];
 #pragma unroll
         for (int i = k + 1; i < 4; ++i) {
-            load_matrices(b, block_at(x.lower, x.lane.by_row, i, k));
+            load_matrices(b, block_at(x.lower, x.rows.by_row, i, k));
             mma_f16(sum[i - 1][0], y, b[0], b[1]), mma_f16(sum[i - 1][1], y, b[2], b[3]);
         }
-        load_matrices_across(b, block_at(x.lower, x.lane.by_column, k + 1, k + 1));
+        load_matrices_across(b, block_at(x.lower, x.rows.by_column, k + 1, k + 1));
         const float(&s)[2][4] = sum[k];
         const uint32_t left[4] = {pack(F16{}, s[0][0], s[0][1]), pack(F16{}, s[0][2], s[0][3]), pack(F16{}, s[1][0], s[1][1]), pack(F16{}, s[1][2], s[1][3])};
         float next[2][4] = {};
@@ -260,7 +252,7 @@ __device__ __forceinline__ void merge_block_column(const Inverter& x) {
             r[i] = pack(T{}, v[0], v[1]);
             y[i] = pack(F16{}, v[0], v[1]);
         }
-        store_matrices_across(block_at(x.solve, x.lane.by_row, k + 1, J), r);
+        store_matrices_across(block_at(x.solve, x.rows.by_row, k + 1, J), r);
     }
 }
 

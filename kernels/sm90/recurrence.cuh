@@ -1,4 +1,5 @@
-// The recurrence's roles, shared by the kernels of forward.cu (records from memory) and fused.cu (records made in the block).
+// The recurrence's roles, shared by the kernels of forward.cu (records from memory) and fused.cu (records made in the block); fused_wide.cu and
+// backward_chains.cu take units, states and products from here.
 #pragma once
 #include "chunk.cuh"
 #include "ring.cuh"
@@ -63,6 +64,10 @@ __device__ __forceinline__ Work find_work(const Sm90ForwardParams& p, const Unit
 
 __device__ __forceinline__ float* segment_matrix(float* base, const Sm90ForwardParams& p, const Work& w, int segment) {
     return base + ((w.row * p.value_heads + w.head) * p.segments + segment) * (kHeadDim * kHeadDim);
+}
+
+__device__ __forceinline__ int key_head_of(const Sm90ForwardParams& p, int value_head) {
+    return p.head_map == FLASHQLA_HEADS_TILED ? value_head % p.key_heads : value_head / (p.value_heads / p.key_heads);
 }
 
 // Fragment of S^T: element 4j + i of a lane is row v0 + 8 (i / 2), column k0 + 8j + i % 2.
@@ -137,7 +142,7 @@ __device__ __forceinline__ void load_chunk(const Sm90ForwardParams& p, const Wor
     const bool ragged = p.rows.offsets && left < kChunk;
     const uint32_t at = smem + ring.stage() * L::kStageBytes;
     if (lane == 0) {
-        const int key_head = p.head_map == FLASHQLA_HEADS_TILED ? w.head % p.key_heads : w.head / (p.value_heads / p.key_heads);
+        const int key_head = key_head_of(p, w.head);
         const int n = p.rows.offsets ? 0 : static_cast<int>(w.row);
         const uint32_t bar = ragged ? tails + 8 * ring.stage() : ring.filled();
         const int t = static_cast<int>(token + w.tokens.begin);

@@ -1,4 +1,5 @@
-// Steps of the solve by one warpgroup: the kernel solve.cu strings them together for all chunks at once, fused.cu a chunk ahead of the recurrence.
+// Steps of the solve by one warpgroup: the kernel solve.cu strings them together for all chunks at once, fused.cu a chunk ahead of the recurrence;
+// gate_steps.cuh has those of fused_wide.cu and takes norms and gate forms from here.
 #pragma once
 #include "chunk.cuh"
 #include "mbarrier.cuh"
@@ -27,8 +28,6 @@ struct SolveAt {
     uint32_t warps;                   // gate sums and column factors, two arrays of 64 a warp
     uint32_t norms;                   // of k, of q
 };
-
-constexpr int kSolveBarrier = 1;  // named barrier of the solving warpgroup
 
 __device__ __forceinline__ uint32_t round_tf32(float x) {
     uint32_t r;
@@ -174,20 +173,26 @@ struct FactorPair {
     float decay;
 };
 
+// Sums of 64 numbers up to each of a lane's two, 2 lane and the next.
+__device__ __forceinline__ float2 sum_pairs(float2 x, int lane) {
+    float sum = x.x + x.y;
+#pragma unroll
+    for (int d = 1; d < 32; d *= 2) {
+        const float before = __shfl_up_sync(~0u, sum, d);
+        if (lane >= d) sum += before;
+    }
+    // The first's is the sum up to the pair before, plus its own: never a difference.
+    float earlier = __shfl_up_sync(~0u, sum, 1);
+    if (lane == 0) earlier = 0.f;
+    return {earlier + x.x, sum};
+}
+
 // Sums of a head's gates and exp(G_start - G_s) for the rows of this warp, in the warp's own memory.
 __device__ __forceinline__ FactorPair sum_gates(const SolveForms& p, const SolveAt& at, const Thread& me) {
     const uint32_t own = at.warps + me.warp * 2 * kChunk * 4;
     const float2 gate = load_shared_f2(at.gates + 8 * me.lane), beta = load_shared_f2(at.betas + 8 * me.lane);
-    float sum = gate.x + gate.y;
-#pragma unroll
-    for (int d = 1; d < 32; d *= 2) {
-        const float before = __shfl_up_sync(~0u, sum, d);
-        if (me.lane >= d) sum += before;
-    }
-    // G of the first of two tokens is the sum up to the pair before, plus its own gate: never a difference.
-    float earlier = __shfl_up_sync(~0u, sum, 1);
-    if (me.lane == 0) earlier = 0.f;
-    const float G0 = earlier + gate.x, G1 = sum;
+    const float2 sums = sum_pairs(gate, me.lane);
+    const float G0 = sums.x, G1 = sums.y;
     const float last = __shfl_sync(~0u, G1, 31), start = __shfl_sync(~0u, G0, 8 * me.warp);
     store_shared_f2(own + 8 * me.lane, G0, G1);
     store_shared_f2(own + kChunk * 4 + 8 * me.lane, exp2_fast(start - G0), exp2_fast(start - G1));
