@@ -29,8 +29,12 @@ public:
     void run() {
         const StateView start = slot_state(call_.form, call_.state.read, row_.slots.read, h_);
         if (decodes()) {
-            tiles_.decode(start, slot_state(call_.form, call_.state.write, row_.slots.write, h_));
+            tiles_.decode(0, start, slot_state(call_.form, call_.state.write, row_.slots.write, h_));
             store_outputs(0, 1);
+            return;
+        }
+        if (verifies()) {
+            run_from_slot_to_slot(start);
             return;
         }
         load_columns(kernels(), call_.form, start, columns_, s_.state, stride_, s_.tile.staging[0]);
@@ -54,9 +58,30 @@ public:
 
 private:
     // One token, one state in, at most one out. (A checkpoint's interval is 64 or more.)
-    bool decodes() const {
-        return row_.tokens.length == 1 && row_.slots.read != kNoSlot && call_.state.token_width == 0 && call_.form.key_dim % kDecodeStep == 0 &&
-               call_.form.value_dim % kDecodeStep == 0;
+    bool decodes() const { return row_.tokens.length == 1 && call_.state.token_width == 0 && decodes_tokens(); }
+
+    bool decodes_tokens() const { return row_.slots.read != kNoSlot && call_.form.key_dim % kDecodeStep == 0 && call_.form.value_dim % kDecodeStep == 0; }
+
+    // A slot for the state after every token, in f32: what is stored there is what the next token starts from.
+    bool verifies() const {
+        const int64_t length = row_.tokens.length;
+        if (length > call_.state.token_width || call_.form.state_dtype != FLASHQLA_DTYPE_F32 || call_.state.checkpoint_interval || !decodes_tokens())
+            return false;
+        for (int64_t t = 0; t < length; t++)
+            if (token_slot(call_.state, row_.n, t) == kNoSlot) return false;
+        return length > 0;
+    }
+
+    void run_from_slot_to_slot(StateView from) {
+        for (int64_t t = 0; t < row_.tokens.length; t++) {
+            const StateView to = slot_state(call_.form, call_.state.write, token_slot(call_.state, row_.n, t), h_);
+            tiles_.decode(t, from, to);
+            store_outputs(t, 1);
+            from = to;
+        }
+        if (row_.slots.write == kNoSlot) return;
+        load_columns(kernels(), call_.form, from, columns_, s_.state, stride_, s_.tile.staging[0]);
+        store_state_at(row_.slots.write);
     }
 
     int64_t until_checkpoint(int64_t t) const {

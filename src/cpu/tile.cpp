@@ -116,9 +116,9 @@ void HeadTiles::advance(int64_t begin, int count) {
     run_kernel(kernels_.advance_tile, minis, kMiniTokens);
 }
 
-void HeadTiles::decode(const StateView& from, const StateView& to) {
-    stage(0, 1, kMiniTokens, true);
-    coefficients(0, 1, 1);
+void HeadTiles::decode(int64_t token, const StateView& from, const StateView& to) {
+    stage(token, 1, kMiniTokens, true);
+    coefficients(token, 1, 1);
     const bool kv = form_.state_layout == FLASHQLA_STATE_KV;
     const auto first = [&](const StateView& s) { return s.data ? element_at(s.data, s.dtype, s.offset + columns_.begin * s.value) : nullptr; };
     (kv ? kernels_.decode_kv : kernels_.decode_vk)(

@@ -45,8 +45,8 @@ public:
     void run(int64_t begin, int count);
     void run_single(int64_t begin);          // one token
     void advance(int64_t begin, int count);  // the state alone
-    // A row of one token: the state goes from memory to memory; columns and K are multiples of kDecodeStep.
-    void decode(const StateView& from, const StateView& to);
+    // One token whose state goes from memory to memory; columns and K are multiples of kDecodeStep.
+    void decode(int64_t token, const StateView& from, const StateView& to);
     void flush();  // brings the state up to date
 
 private:
