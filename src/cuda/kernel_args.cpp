@@ -50,6 +50,8 @@ BackwardParams backward_params(const Step& step, int32_t segment, const Plan& pl
     return p;
 }
 
+int64_t slots_of(const Rows& rows) { return chunk_slots(rows.count, rows.tokens, rows.max_tokens, rows.offsets != nullptr); }
+
 SolveForms solve_forms(const Forward& call) {
     const Form& form = call.form;
     return {call.in.gate,
@@ -142,7 +144,6 @@ Sm90ChainStitchParams chain_stitch_params(const Plan& plan, const Backward& call
 
 Sm90GradientParams gradient_params(const Plan& plan, const Backward& call, const BackwardMaps& maps, void* workspace) {
     const Workspace& ledger = plan.workspace;
-    const Rows& rows = call.rows;
     Sm90GradientParams p{};
     p.q = maps.q, p.k = maps.k, p.d_out = maps.d_out, p.dv = maps.dv;
     p.call = call;
@@ -151,7 +152,7 @@ Sm90GradientParams gradient_params(const Plan& plan, const Backward& call, const
     p.updates = ledger.at<void>(Region::residuals, workspace);
     p.small_rows = ledger.at<void>(Region::delta_gradients, workspace);
     p.partial_sums = ledger.at<float>(Region::partial_sums, workspace);
-    p.slots = chunk_slots(rows.count, rows.tokens, rows.max_tokens, rows.offsets != nullptr);
+    p.slots = slots_of(call.rows);
     p.up = score_scale(call.form);
     p.down = 1 / p.up;
     p.scale_up = static_cast<float>(call.form.scale) * p.up;
@@ -162,11 +163,10 @@ Sm90GradientParams gradient_params(const Plan& plan, const Backward& call, const
 
 // gdn_backward_sums behind the Hopper kernels: a partial sum a chunk slot.
 BackwardParams sums_params(const Plan& plan, const Backward& call, void* workspace) {
-    const Rows& rows = call.rows;
     BackwardParams p{};
     p.call = call;
     p.partial_sums = plan.workspace.at<float>(Region::partial_sums, workspace);
-    p.all_slots = chunk_slots(rows.count, rows.tokens, rows.max_tokens, rows.offsets != nullptr);
+    p.all_slots = slots_of(call.rows);
     return p;
 }
 

@@ -9,23 +9,21 @@
 namespace fqla::cuda {
 namespace {
 
-struct Target {
-    const Driver& driver;
-    const Caps& caps;
-    CUstream stream;
-};
-
 // A plan's kernels, all looked up before anything is enqueued, so that NOT_WARM and its like come first.
 struct LoadedPlan {
-    const Target& on;
+    const Caps& caps;
     const Plan& plan;
-    CUkernel kernels[Plan::kMaxSteps];
+    const CUstream stream;
+    const Driver* driver = nullptr;
+    CUkernel kernels[Plan::kMaxSteps] = {};
     bool enqueued = false;
 
     int32_t load() {
+        if (const int32_t s = check_context(caps)) return s;
+        if (const int32_t s = open_driver(driver)) return s;
         KernelId ids[Plan::kMaxSteps];
         for (int i = 0; i < plan.step_count; i++) ids[i] = plan.steps[i].kernel;
-        return get_kernels(on.driver, on.caps, ids, plan.step_count, on.stream, kernels);
+        return get_kernels(*driver, caps, ids, plan.step_count, stream, kernels);
     }
 
     int32_t launch(int i, void* params) {
@@ -37,7 +35,7 @@ struct LoadedPlan {
         config.blockDimX = step.threads;
         config.blockDimY = config.blockDimZ = 1;
         config.sharedMemBytes = step.shared_bytes;
-        config.hStream = on.stream;
+        config.hStream = stream;
         CUlaunchAttribute overlap{};
         overlap.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
         overlap.value.programmaticStreamSerializationAllowed = 1;
@@ -45,12 +43,12 @@ struct LoadedPlan {
         config.numAttrs = step.overlaps ? 1 : 0;
         void* arguments[] = {params};
         // A CUkernel stands wherever a CUfunction does: the driver takes the current context's.
-        const CUresult result = on.driver.cuLaunchKernelEx(&config, reinterpret_cast<CUfunction>(kernels[i]), arguments, nullptr);
+        const CUresult result = driver->cuLaunchKernelEx(&config, reinterpret_cast<CUfunction>(kernels[i]), arguments, nullptr);
         if (result == CUDA_SUCCESS) {
             enqueued = true;
             return FLASHQLA_STATUS_OK;
         }
-        const int32_t status = driver_failure(on.driver, result, "cuLaunchKernelEx");
+        const int32_t status = driver_failure(*driver, result, "cuLaunchKernelEx");
         return enqueued ? FLASHQLA_STATUS_CUDA_ERROR : status;  // the one status that may come after a part was enqueued
     }
 
@@ -76,34 +74,23 @@ struct LoadedPlan {
     }
 };
 
-int32_t open_context(const Caps& caps, const Driver*& driver) {
-    if (const int32_t s = check_context(caps)) return s;
-    return open_driver(driver);
-}
-
 }  // namespace
 
 int32_t launch_forward(const Caps& caps, const Plan& plan, const Forward& call, void* workspace, void* stream) {
-    const Driver* driver = nullptr;
-    if (const int32_t s = open_context(caps, driver)) return s;
-    const Target on{*driver, caps, static_cast<CUstream>(stream)};
-    LoadedPlan loaded{on, plan, {}};
+    LoadedPlan loaded{caps, plan, static_cast<CUstream>(stream)};
     if (const int32_t s = loaded.load()) return s;
     TensorMaps maps;
     if (plan.engine != FLASHQLA_ENGINE_RECURRENT)
-        if (const int32_t s = make_tensor_maps(*driver, call, maps)) return s;
+        if (const int32_t s = make_tensor_maps(*loaded.driver, call, maps)) return s;
     return loaded.run([&](const Step& step, int, KernelArgs& args) { return make_kernel_args(step, plan, call, maps, workspace, args); });
 }
 
 int32_t launch_backward(const Caps& caps, const Plan& plan, const Backward& call, void* workspace, void* stream) {
-    const Driver* driver = nullptr;
-    if (const int32_t s = open_context(caps, driver)) return s;
-    const Target on{*driver, caps, static_cast<CUstream>(stream)};
-    LoadedPlan loaded{on, plan, {}};
+    LoadedPlan loaded{caps, plan, static_cast<CUstream>(stream)};
     if (const int32_t s = loaded.load()) return s;
     BackwardMaps maps;
     if (plan.engine != FLASHQLA_ENGINE_RECURRENT)
-        if (const int32_t s = make_tensor_maps(*driver, call, dv_of(plan, call, workspace), maps)) return s;
+        if (const int32_t s = make_tensor_maps(*loaded.driver, call, dv_of(plan, call, workspace), maps)) return s;
     return loaded.run([&](const Step& step, int segment, KernelArgs& args) { return make_kernel_args(step, segment, plan, call, maps, workspace, args); });
 }
 

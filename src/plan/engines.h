@@ -30,7 +30,6 @@ void plan_fused(const Request&, const Caps&, Plan&);
 void plan_context_parallel(const Request&, const Caps&, Plan&);
 uint64_t most_chunked_workspace(const Request&, const Caps&);
 uint64_t most_context_parallel_workspace(const Request&, const Caps&);
-void plan_solve(const Request&, const Caps&, Plan&);  // the solve alone: its step and its records
 
 // sm90_backward_plan.cpp
 const char* refuses_chunked_backward(const Request&, const Caps&);

@@ -6,18 +6,16 @@
 #include "kernel_params.h"
 #include "row_grid.h"
 #include "sm90_backward_params.h"
+#include "sm90_parts.h"
 
 namespace fqla {
 namespace {
 
 // What no bounds, alignment or state options of a call change.
 const char* refuses_form(const Request& request, const Caps& caps) {
-    const Form& f = request.problem.form;
     if (request.op != FLASHQLA_OP_BACKWARD) return "computes the backward";
     if (!caps.cuda) return "runs on CUDA handles";
-    if (caps.image != Image::sm_90a) return "needs the sm_90a image on a Hopper card";
-    if (f.key_dim != kHeadDim || f.value_dim != kHeadDim) return "needs K = V = 128";
-    if (f.dtype != FLASHQLA_DTYPE_BF16 && f.dtype != FLASHQLA_DTYPE_F16) return "needs bf16 or f16 tensors";
+    if (const char* why = refuses_sm90_form(request.problem.form, caps)) return why;
     if (request.problem.flags & FLASHQLA_PROBLEM_BATCH_INVARIANT) return "BATCH_INVARIANT takes the portable backward";
     return nullptr;
 }
@@ -31,23 +29,7 @@ uint64_t bytes_of_slot(const Form& form) {
 // Each of the regions is rounded up.
 constexpr uint64_t kRounding = 11 * Workspace::kAlignment;
 
-int64_t most_slots_of(const Form& form) { return static_cast<int64_t>((kWorkspaceLimit - kRounding) / bytes_of_slot(form)); }
-
-int64_t slots_of(const Bounds& b) { return chunk_slots(b.rows, b.tokens, b.max_tokens, b.offsets); }
-
-KernelId by_dtype(const Form& form, KernelId bf16, KernelId f16) { return form.dtype == FLASHQLA_DTYPE_BF16 ? bf16 : f16; }
-
-Step step(KernelId kernel, int64_t blocks, uint32_t threads, uint32_t shared_bytes, bool overlaps) {
-    return {kernel, When::before, overlaps, {static_cast<uint32_t>(blocks), 1, 1}, threads, shared_bytes};
-}
-
-// Segments of each row that run side by side: at most as many as leave every block of the summary and of the chains a multiprocessor.
-void set_segments(const Request& request, int64_t segments, Plan& plan) {
-    const int64_t chunks = (request.bounds.max_tokens + kChunk - 1) / kChunk;
-    const int64_t each = (chunks + segments - 1) / segments;
-    plan.sm90.segments = static_cast<int32_t>((chunks + each - 1) / each);
-    plan.sm90.segment_chunks = static_cast<int32_t>(each);
-}
+int64_t slots_within_limit(const Form& form) { return static_cast<int64_t>((kWorkspaceLimit - kRounding) / bytes_of_slot(form)); }
 
 constexpr uint64_t kSegmentBytes = uint64_t{kHeadDim} * kHeadDim * 4 * 3;  // a state, a gradient, a transition
 
@@ -55,18 +37,18 @@ void add_summaries(const Form& form, int64_t units, Plan& plan) {
     const int64_t segments = plan.sm90.segments;
     for (const Region region : {Region::segment_states, Region::state_gradient, Region::segment_maps})
         plan.workspace.book(region, static_cast<uint64_t>(units * segments) * kSegmentBytes / 3);
-    plan.add(step(by_dtype(form, KernelId::gdn_chain_summary_bf16, KernelId::gdn_chain_summary_f16), 6 * units * (segments - 1), ChainLayout::kThreads,
-                  ChainLayout::kBytes, true));
+    plan.add(sm90_step(by_dtype(form, KernelId::gdn_chain_summary_bf16, KernelId::gdn_chain_summary_f16), 6 * units * (segments - 1), ChainLayout::kThreads,
+                       ChainLayout::kBytes, true));
     if (segments >= 3)
-        plan.add(
-            step(KernelId::gdn_chain_stitch, 2 * units * (kHeadDim / ChainStitchLayout::kRows), ChainStitchLayout::kThreads, ChainStitchLayout::kBytes, true));
+        plan.add(sm90_step(KernelId::gdn_chain_stitch, 2 * units * (kHeadDim / ChainStitchLayout::kRows), ChainStitchLayout::kThreads,
+                           ChainStitchLayout::kBytes, true));
 }
 
 void plan_segments(const Request& request, const Caps& caps, int64_t segments, Plan& plan) {
     const Form& form = request.problem.form;
     const int64_t slots = slots_of(request.bounds), units = request.bounds.rows * form.value_heads;
     const uint64_t chunks = static_cast<uint64_t>(slots) * static_cast<uint64_t>(form.value_heads);
-    set_segments(request, segments, plan);
+    set_segments(request.bounds, segments, plan);
     plan_solve(request, caps, plan);
     plan.workspace.book(Region::chunk_states, chunks * BackwardTiles::kMatrixBytes);
     plan.workspace.book(Region::chunk_gradients, chunks * BackwardTiles::kMatrixBytes);
@@ -75,18 +57,17 @@ void plan_segments(const Request& request, const Caps& caps, int64_t segments, P
     plan.workspace.book(Region::head_gradients, chunks * BackwardTiles::kTokensBytes);  // dv, where the caller does not want it
     if (form.gate == FLASHQLA_GATE_RAW) plan.workspace.book(Region::partial_sums, chunks * 2 * sizeof(float));
     if (plan.sm90.segments > 1) add_summaries(form, units, plan);
-    plan.add(step(by_dtype(form, KernelId::gdn_chains_bf16, KernelId::gdn_chains_f16), 4 * units * plan.sm90.segments, ChainLayout::kThreads,
-                  ChainLayout::kBytes, true));
-    plan.add(step(by_dtype(form, KernelId::gdn_gradients_bf16, KernelId::gdn_gradients_f16), std::min<int64_t>(slots * form.key_heads, caps.multiprocessors),
-                  GradientLayout::kThreads, GradientLayout::kBytes, true));
-    if (form.gate == FLASHQLA_GATE_RAW) plan.add(step(KernelId::gdn_backward_sums, form.value_heads, BackwardLayout::kFinishThreads, 0, false));
+    plan.add(sm90_step(by_dtype(form, KernelId::gdn_chains_bf16, KernelId::gdn_chains_f16), 4 * units * plan.sm90.segments, ChainLayout::kThreads,
+                       ChainLayout::kBytes, true));
+    plan.add(sm90_step(by_dtype(form, KernelId::gdn_gradients_bf16, KernelId::gdn_gradients_f16),
+                       std::min<int64_t>(slots * form.key_heads, caps.multiprocessors), GradientLayout::kThreads, GradientLayout::kBytes, true));
+    if (form.gate == FLASHQLA_GATE_RAW) plan.add(sm90_step(KernelId::gdn_backward_sums, form.value_heads, BackwardLayout::kFinishThreads, 0, false));
 }
 
 uint64_t most_workspace(const Request& request, const Caps& caps) {
     if (refuses_form(request, caps)) return 0;
     const Form& form = request.problem.form;
-    const int64_t most = request.bounds.tokens / kChunk + request.bounds.rows;  // also of fewer tokens in as many rows, with or without offsets
-    return static_cast<uint64_t>(std::min(most, most_slots_of(form))) * bytes_of_slot(form) + kRounding +
+    return static_cast<uint64_t>(std::min(most_slots(request.bounds), slots_within_limit(form))) * bytes_of_slot(form) + kRounding +
            static_cast<uint64_t>(caps.multiprocessors / 4) * kSegmentBytes;
 }
 
@@ -97,9 +78,8 @@ const char* refuses_chunked_backward(const Request& request, const Caps& caps) {
     const Bounds& b = request.bounds;
     const Form& form = request.problem.form;
     if (!request.aligned_16_bytes) return "16-bit tensors and their strides must be multiples of 16 bytes, and strides not 0";
-    if (b.rows == 0 || b.max_tokens == 0) return "there are no tokens";
-    if (b.tokens > INT32_MAX) return "copy engine coordinates are 32 bits: at most 2^31 - 1 tokens";
-    if (slots_of(b) > most_slots_of(form)) return "its chunk records, states and gradients would take more than 8 GiB of workspace";
+    if (const char* why = refuses_sm90_bounds(b)) return why;
+    if (slots_of(b) > slots_within_limit(form)) return "its chunk records, states and gradients would take more than 8 GiB of workspace";
     if (slots_of(b) * form.value_heads > kMostGridX || b.rows * form.value_heads > kMostGridX / 4) return "its grid is too large";
     return nullptr;
 }

@@ -3,8 +3,8 @@
 
 #include "cost.h"
 #include "engines.h"
-#include "layouts.h"
 #include "row_grid.h"
+#include "sm90_parts.h"
 
 namespace fqla {
 namespace {
@@ -16,12 +16,9 @@ constexpr int64_t kSolveBlocksPerMultiprocessor2 = 3;  // in halves
 
 // What no bounds, alignment or state options of a call change.
 const char* refuses_form(const Request& request, const Caps& caps) {
-    const Form& f = request.problem.form;
     if (!caps.cuda) return "runs on CUDA handles";
     if (request.op != FLASHQLA_OP_FORWARD) return "computes the forward";
-    if (caps.image != Image::sm_90a) return "needs the sm_90a image on a Hopper card";
-    if (f.key_dim != kHeadDim || f.value_dim != kHeadDim) return "needs K = V = 128";
-    if (f.dtype != FLASHQLA_DTYPE_BF16 && f.dtype != FLASHQLA_DTYPE_F16) return "needs bf16 or f16 tensors";
+    if (const char* why = refuses_sm90_form(request.problem.form, caps)) return why;
     // One engine must serve rows of every length then, and only the recurrent one does that well for the shortest.
     if (request.problem.flags & FLASHQLA_PROBLEM_BATCH_INVARIANT) return "BATCH_INVARIANT takes the recurrent engine";
     return nullptr;
@@ -29,28 +26,14 @@ const char* refuses_form(const Request& request, const Caps& caps) {
 
 const char* refuses_call(const Request& request, const Caps& caps) {
     if (const char* why = refuses_form(request, caps)) return why;
-    const Bounds& b = request.bounds;
     if (request.state.token_states) return "per-token states are the recurrent engine's";
     if (!request.aligned_16_bytes) return "q, k, v, out and their strides must be multiples of 16 bytes, and strides not 0";
-    if (b.rows == 0 || b.max_tokens == 0) return "there are no tokens";
-    if (b.tokens > INT32_MAX) return "copy engine coordinates are 32 bits: at most 2^31 - 1 tokens";
-    return nullptr;
+    return refuses_sm90_bounds(request.bounds);
 }
-
-int64_t slots_of(const Bounds& b) { return chunk_slots(b.rows, b.tokens, b.max_tokens, b.offsets); }
-
-// Also for calls of fewer tokens in as many rows, without or with offsets.
-int64_t most_slots(const Bounds& b) { return b.tokens / kChunk + b.rows; }
 
 bool records_fit(const Form& form, int64_t slots) { return slots <= static_cast<int64_t>(kWorkspaceLimit) / (int64_t{ChunkRecord::kBytes} * form.value_heads); }
 
 uint64_t record_bytes(const Form& form, int64_t slots) { return static_cast<uint64_t>(slots) * static_cast<uint64_t>(form.value_heads) * ChunkRecord::kBytes; }
-
-KernelId by_dtype(const Form& form, KernelId bf16, KernelId f16) { return form.dtype == FLASHQLA_DTYPE_BF16 ? bf16 : f16; }
-
-Step step(KernelId kernel, int64_t blocks, uint32_t threads, uint32_t shared_bytes, bool overlaps) {
-    return {kernel, When::before, overlaps, {static_cast<uint32_t>(blocks), 1, 1}, threads, shared_bytes};
-}
 
 // The most value heads of a key head that one block takes without leaving the card short of blocks.
 int64_t heads_per_solve_block(const Form& form, int64_t slots, const Caps& caps) {
@@ -61,35 +44,27 @@ int64_t heads_per_solve_block(const Form& form, int64_t slots, const Caps& caps)
     return heads;
 }
 
-void add_solve(const Request& request, const Caps& caps, Plan& plan) {
-    const Form& form = request.problem.form;
-    const int64_t slots = slots_of(request.bounds);
-    plan.workspace.book(Region::records, record_bytes(form, slots));
-    plan.sm90.heads_per_block = static_cast<int32_t>(heads_per_solve_block(form, slots, caps));
-    plan.add(step(by_dtype(form, KernelId::gdn_solve_bf16, KernelId::gdn_solve_f16), slots * form.value_heads / plan.sm90.heads_per_block,
-                  SolveLayout::kThreads, SolveLayout::kBytes, false));
-}
-
 void add_forward(const Request& request, const Caps& caps, Plan& plan) {
     const Form& form = request.problem.form;
     const int64_t units = request.bounds.rows * form.value_heads * plan.sm90.segments;
     using V64 = ForwardLayout<1, true>;
     using V128 = ForwardLayout<2, true>;
     if (2 * units <= caps.multiprocessors)
-        plan.add(step(by_dtype(form, KernelId::gdn_forward_bf16_v64, KernelId::gdn_forward_f16_v64), 2 * units, V64::kThreads, V64::kBytes, true));
+        plan.add(sm90_step(by_dtype(form, KernelId::gdn_forward_bf16_v64, KernelId::gdn_forward_f16_v64), 2 * units, V64::kThreads, V64::kBytes, true));
     else
-        plan.add(step(by_dtype(form, KernelId::gdn_forward_bf16_v128, KernelId::gdn_forward_f16_v128), units, V128::kThreads, V128::kBytes, true));
-}
-
-void set_segments(const Request& request, int64_t segments, Plan& plan) {
-    const int64_t chunks = (request.bounds.max_tokens + kChunk - 1) / kChunk, each = (chunks + segments - 1) / segments;
-    plan.sm90.segments = static_cast<int32_t>((chunks + each - 1) / each);
-    plan.sm90.segment_chunks = static_cast<int32_t>(each);
+        plan.add(sm90_step(by_dtype(form, KernelId::gdn_forward_bf16_v128, KernelId::gdn_forward_f16_v128), units, V128::kThreads, V128::kBytes, true));
 }
 
 }  // namespace
 
-void plan_solve(const Request& request, const Caps& caps, Plan& plan) { add_solve(request, caps, plan); }
+void plan_solve(const Request& request, const Caps& caps, Plan& plan) {
+    const Form& form = request.problem.form;
+    const int64_t slots = slots_of(request.bounds);
+    plan.workspace.book(Region::records, record_bytes(form, slots));
+    plan.sm90.heads_per_block = static_cast<int32_t>(heads_per_solve_block(form, slots, caps));
+    plan.add(sm90_step(by_dtype(form, KernelId::gdn_solve_bf16, KernelId::gdn_solve_f16), slots * form.value_heads / plan.sm90.heads_per_block,
+                       SolveLayout::kThreads, SolveLayout::kBytes, false));
+}
 
 const char* refuses_chunked(const Request& request, const Caps& caps) {
     if (const char* why = refuses_call(request, caps)) return why;
@@ -117,35 +92,37 @@ const char* refuses_context_parallel(const Request& request, const Caps& caps) {
 }
 
 void plan_chunked(const Request& request, const Caps& caps, Plan& plan) {
-    set_segments(request, 1, plan);
-    add_solve(request, caps, plan);
+    set_segments(request.bounds, 1, plan);
+    plan_solve(request, caps, plan);
     add_forward(request, caps, plan);
 }
 
 void plan_fused(const Request& request, const Caps& caps, Plan& plan) {
     const Form& form = request.problem.form;
-    set_segments(request, 1, plan);
+    set_segments(request.bounds, 1, plan);
     const int64_t units = request.bounds.rows * form.value_heads;
     if (fused_is_wide(request, caps)) {
         const int64_t blocks = std::min<int64_t>(units, std::max(1, caps.multiprocessors));
-        plan.add(step(by_dtype(form, KernelId::gdn_fused_bf16_v128, KernelId::gdn_fused_f16_v128), blocks, WideLayout::kThreads, WideLayout::kBytes, false));
+        plan.add(
+            sm90_step(by_dtype(form, KernelId::gdn_fused_bf16_v128, KernelId::gdn_fused_f16_v128), blocks, WideLayout::kThreads, WideLayout::kBytes, false));
     } else {
         const int64_t clusters = std::min<int64_t>(units, std::max(1, caps.multiprocessors / 2));
-        plan.add(
-            step(by_dtype(form, KernelId::gdn_fused_bf16_v64, KernelId::gdn_fused_f16_v64), 2 * clusters, PairLayout::kThreads, PairLayout::kBytes, false));
+        plan.add(sm90_step(by_dtype(form, KernelId::gdn_fused_bf16_v64, KernelId::gdn_fused_f16_v64), 2 * clusters, PairLayout::kThreads, PairLayout::kBytes,
+                           false));
     }
 }
 
 void plan_context_parallel(const Request& request, const Caps& caps, Plan& plan) {
     const Form& form = request.problem.form;
-    set_segments(request, best_segments(request, caps), plan);
+    set_segments(request.bounds, best_segments(request, caps), plan);
     const int64_t segments = plan.sm90.segments, units = request.bounds.rows * form.value_heads;
-    add_solve(request, caps, plan);
+    plan_solve(request, caps, plan);
     plan.workspace.book(Region::segment_states, static_cast<uint64_t>(units * segments * kMatrixBytes));
     plan.workspace.book(Region::segment_maps, static_cast<uint64_t>(units * segments * kMatrixBytes));
     using Summary = ForwardLayout<2, false>;
-    plan.add(step(by_dtype(form, KernelId::gdn_summary_bf16, KernelId::gdn_summary_f16), units * (segments - 1) * 2, Summary::kThreads, Summary::kBytes, true));
-    if (segments >= 3) plan.add(step(KernelId::gdn_stitch, units * (kHeadDim / StitchLayout::kRows), StitchLayout::kThreads, StitchLayout::kBytes, true));
+    plan.add(
+        sm90_step(by_dtype(form, KernelId::gdn_summary_bf16, KernelId::gdn_summary_f16), units * (segments - 1) * 2, Summary::kThreads, Summary::kBytes, true));
+    if (segments >= 3) plan.add(sm90_step(KernelId::gdn_stitch, units * (kHeadDim / StitchLayout::kRows), StitchLayout::kThreads, StitchLayout::kBytes, true));
     add_forward(request, caps, plan);
 }
 
