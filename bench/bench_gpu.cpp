@@ -177,6 +177,10 @@ void measure(benchmark::State& state, const Case& c, const flashqla_query_info& 
     state.counters["workspace_MiB"] = static_cast<double>(info.workspace_bytes) / 1048576;
 }
 
+void add(const std::string& name, const std::function<void(benchmark::State&)>& run) {
+    benchmark::RegisterBenchmark(name.c_str(), run)->UseManualTime()->Iterations(kIterations)->Unit(benchmark::kMillisecond);
+}
+
 int run_all(int argc, char** argv) {
     benchmark::Initialize(&argc, argv);
     if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;

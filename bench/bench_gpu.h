@@ -81,6 +81,9 @@ void* prepare(benchmark::State& state, Arena& arena, const Inputs& inputs, int32
 // Runs the benchmark loop over `call`, which returns a flashqla status.
 void measure(benchmark::State& state, const Case& c, const flashqla_query_info& info, const std::function<int32_t()>& call);
 
+// Registers a benchmark that `run` measures.
+void add(const std::string& name, const std::function<void(benchmark::State&)>& run);
+
 // Runs what was registered; without a GPU it only says so.
 int run_all(int argc, char** argv);
 

@@ -46,10 +46,7 @@ int main(int argc, char** argv) {
     for (const char* heads : {"16/32", "8/16", "4/8", "2/4"})
         for (const char* seqs : {"8192", "32768", "3000+1000+4192", "1024x8"}) {
             const bench::Case c(heads, seqs);
-            benchmark::RegisterBenchmark(("backward/" + c.name()).c_str(), [c](benchmark::State& state) { backward(state, c); })
-                ->UseManualTime()
-                ->Iterations(bench::kIterations)
-                ->Unit(benchmark::kMillisecond);
+            bench::add("backward/" + c.name(), [c](benchmark::State& state) { backward(state, c); });
         }
     return bench::run_all(argc, argv);
 }

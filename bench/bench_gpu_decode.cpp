@@ -35,10 +35,7 @@ void decode(benchmark::State& state, const bench::Case& c, bool verify) {
 
 void add(const char* family, const char* heads, const char* seqs, bool verify) {
     const bench::Case c(heads, seqs);
-    benchmark::RegisterBenchmark((std::string(family) + "/" + c.name()).c_str(), [c, verify](benchmark::State& state) { decode(state, c, verify); })
-        ->UseManualTime()
-        ->Iterations(bench::kIterations)
-        ->Unit(benchmark::kMillisecond);
+    bench::add(std::string(family) + "/" + c.name(), [c, verify](benchmark::State& state) { decode(state, c, verify); });
 }
 
 }  // namespace

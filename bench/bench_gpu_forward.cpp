@@ -22,10 +22,7 @@ int main(int argc, char** argv) {
     for (const char* heads : {"2/8", "4/16", "8/32", "16/64", "16/32", "16/48", "16/16"})
         for (const char* seqs : {"32768", "8192", "2048", "8192x4", "1024x8"}) {
             const bench::Case c(heads, seqs);
-            benchmark::RegisterBenchmark(("forward/" + c.name()).c_str(), [c](benchmark::State& state) { forward(state, c); })
-                ->UseManualTime()
-                ->Iterations(bench::kIterations)
-                ->Unit(benchmark::kMillisecond);
+            bench::add("forward/" + c.name(), [c](benchmark::State& state) { forward(state, c); });
         }
     return bench::run_all(argc, argv);
 }

@@ -156,10 +156,7 @@ void replay(benchmark::State& state, const bench::Case& c, const Live& live) {
 
 void add(const char* heads, const char* seqs, const Live& live) {
     const bench::Case c(heads, seqs);
-    benchmark::RegisterBenchmark(("graph48/" + c.name() + "/" + live.name).c_str(), [c, live](benchmark::State& state) { replay(state, c, live); })
-        ->UseManualTime()
-        ->Iterations(bench::kIterations)
-        ->Unit(benchmark::kMillisecond);
+    bench::add("graph48/" + c.name() + "/" + live.name, [c, live](benchmark::State& state) { replay(state, c, live); });
 }
 
 }  // namespace

@@ -44,14 +44,8 @@ private:
 constexpr int64_t kRows = 12;
 
 Case decode_case(const char* what, int32_t dtype, Offsets offsets) {
-    Case c = plain_case(what);
-    c.key_heads = 1, c.value_heads = 2;
-    c.dtype = dtype;
-    c.key_dim = c.value_dim = 128;
-    c.gate = FLASHQLA_GATE_RAW, c.beta = FLASHQLA_BETA_LOGIT, c.qk_norm = FLASHQLA_NORM_L2;
-    c.state_layout = FLASHQLA_STATE_VK;
+    Case c = qwen_case(what, dtype);
     c.strides = Strides::projection;
-    c.states = States::in_place_slots;
     c.offsets = offsets;
     c.lengths.assign(static_cast<size_t>(kRows), 1);
     return c;

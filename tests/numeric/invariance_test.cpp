@@ -22,14 +22,8 @@ struct World {
     int64_t most_rows;             // of a large batch; three in four have a quarter
 };
 
-Case qwen_form(const char* what) {
-    Case c = plain_case(what);
-    c.key_heads = 1, c.value_heads = 2;
-    c.dtype = FLASHQLA_DTYPE_BF16;
-    c.key_dim = c.value_dim = 128;
-    c.gate = FLASHQLA_GATE_RAW, c.beta = FLASHQLA_BETA_LOGIT, c.qk_norm = FLASHQLA_NORM_L2;
-    c.state_layout = FLASHQLA_STATE_VK;
-    c.states = States::in_place_slots;
+Case invariant_case(const char* what) {
+    Case c = qwen_case(what, FLASHQLA_DTYPE_BF16);
     c.flags = FLASHQLA_PROBLEM_BATCH_INVARIANT;
     return c;
 }
@@ -37,7 +31,7 @@ Case qwen_form(const char* what) {
 // Every engine's special lengths: none, one token, around a chunk, several chunks. Where many rows make a kernel of another kind serve
 // (the recurrent one has such a bound at 50 MB of states), batches go beyond that.
 std::vector<World> worlds() {
-    Case mixed = qwen_form("invariance, mixed");
+    Case mixed = invariant_case("invariance, mixed");
     mixed.extra = Extra::checkpoints;
     mixed.strides = Strides::projection;
     Case gaps = mixed;
@@ -51,11 +45,11 @@ std::vector<World> worlds() {
     odd.key_dim = 40, odd.value_dim = 24;
     odd.state_layout = FLASHQLA_STATE_KV;
     odd.strides = Strides::unaligned;
-    Case verify = qwen_form("invariance, verify");
+    Case verify = invariant_case("invariance, verify");
     verify.extra = Extra::token_states;
     verify.token_width = 8;
     verify.state_dtype = FLASHQLA_DTYPE_BF16;
-    Case decode = qwen_form("invariance, decode");
+    Case decode = invariant_case("invariance, decode");
     decode.offsets = Offsets::none;
     if (session().cuda()) decode.key_heads = 2, decode.value_heads = 4;
     const std::vector<int64_t> any = {0, 1, 1, 2, 7, 16, 63, 64, 65, 130, 200};

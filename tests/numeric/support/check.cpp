@@ -49,6 +49,17 @@ Case plain_case(const char* what) {
     return c;
 }
 
+Case qwen_case(const char* what, int32_t dtype) {
+    Case c = plain_case(what);
+    c.key_heads = 1, c.value_heads = 2;
+    c.dtype = dtype;
+    c.key_dim = c.value_dim = 128;
+    c.gate = FLASHQLA_GATE_RAW, c.beta = FLASHQLA_BETA_LOGIT, c.qk_norm = FLASHQLA_NORM_L2;
+    c.state_layout = FLASHQLA_STATE_VK;
+    c.states = States::in_place_slots;
+    return c;
+}
+
 Sample cut_row(const Sample& sample, int64_t n, int64_t begin, int64_t length, const Numbers& state) {
     const Case& c = sample.c;
     Sample cut;

@@ -24,6 +24,8 @@ uint64_t fresh_seed(const char* what);
 
 // A plain f32 case of ragged rows with states, for tests to change.
 Case plain_case(const char* what);
+// The same as Qwen3-Next has it: K = V = 128, two value heads a key head, raw gates, logits, the norm, VK states in their slots.
+Case qwen_case(const char* what, int32_t dtype);
 
 // AUTO, which must take every call, then those that may answer UNSUPPORTED.
 constexpr int32_t kEngines[] = {FLASHQLA_ENGINE_AUTO, FLASHQLA_ENGINE_RECURRENT, FLASHQLA_ENGINE_CHUNKED, FLASHQLA_ENGINE_FUSED,
