@@ -1,7 +1,7 @@
 """Gated DeltaNet for torch, with the signatures of flash-linear-attention's operators, and autograd.
 
 Tensors may be on the CPU or on CUDA, of float32, bfloat16, float16 or (CPU) float64. Work goes to torch's current stream, memory comes
-from torch's allocator, nothing waits for the device, and cu_seqlens stays there. The operators are registered with torch.library, so
+from torch's allocator, nothing waits for the device, and cu_seqlens stays there. The operators are registered with torch, so
 torch.compile (fullgraph) and CUDA graphs take them. Gradients of gradients are not there."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import warnings
 from typing import Any, NamedTuple, Optional
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from ._abi import DEVICE_CPU, GRADIENTS, Beta, DType, Engine, Gate, NoContext, Norm, Op, Problem, StateLayout
 from ._handle import ALIGNMENT, Handle, Sequences, State
@@ -23,7 +23,7 @@ from .device import Device
 
 __all__ = ["chunk_gated_delta_rule", "fused_recurrent_gated_delta_rule", "handle"]
 
-if not hasattr(torch.library, "register_autograd"):
+if not hasattr(library, "register_autograd"):
     raise ImportError(f"flashqla.torch needs torch 2.4 or newer, this is {torch.__version__}")
 
 # ---- handles: one a device, made at its first use
@@ -212,7 +212,7 @@ def _per_token(x: _Inputs, like: Tensor, dtype: torch.dtype) -> Tensor:
 
 # ---- the ops. define and impl rather than custom_op, which takes 30 us longer a call (torch 2.11).
 
-_ops = torch.library.Library("flashqla", "DEF")
+_ops = library.Library("flashqla", "DEF")
 
 # The forward: out, final state, saved. Results that are not asked for are empty tensors, since an op has no optional results.
 _ops.define(f"gated_delta_rule({_INPUTS}, {_FORM}, int engine, bool output_final, SymInt saved_bytes) -> (Tensor, Tensor, Tensor)")
@@ -290,9 +290,9 @@ for _name, _implementation, _fake in (
 ):
     for _key in ("CPU", "CUDA"):
         _ops.impl(_name, _implementation, _key)
-    torch.library.register_fake(f"flashqla::{_name}", _fake, lib=_ops)
-torch.library.register_autograd("flashqla::gated_delta_rule", _differentiate, setup_context=_setup_context, lib=_ops)
-torch.library.register_autograd("flashqla::gated_delta_rule_backward", _refuse_second, lib=_ops)
+    library.register_fake(f"flashqla::{_name}", _fake, lib=_ops)
+library.register_autograd("flashqla::gated_delta_rule", _differentiate, setup_context=_setup_context, lib=_ops)
+library.register_autograd("flashqla::gated_delta_rule_backward", _refuse_second, lib=_ops)
 
 # ---- the functions
 
