@@ -85,23 +85,25 @@ struct WideLayout {
     static constexpr int kThreads = 512, kStages = 4;
     // A stage: k and q of the same half of K stand one below the other.
     static constexpr int kK = 0, kQ = kTileBytes, kHalf = 2 * kTileBytes, kStageBytes = 4 * kTileBytes;
-    // All below have two slots, of even and of odd chunks.
+    // All below have two slots, of even and of odd chunks, but for the tables.
     static constexpr int kValues = kStages * kStageBytes;          // v, then the output in its place
     static constexpr int kRecords = kValues + 2 * 2 * kTileBytes;  // tiles as in ChunkRecord, factors as below
     static constexpr int kRecordStride = 2 * kTileBytes + 2048;
     static constexpr int kLower = kRecords + 2 * kRecordStride;  // -N off the diagonal blocks in f16, these blocks' inverses, transposed, on it
-    static constexpr int kDiagonalStride = 16;                   // floats a row
-    static constexpr int kDiagonalBlock = 1024 + 16;             // bytes: two blocks are read at once, four banks apart
-    static constexpr int kDiagonalBytes = 4 * kDiagonalBlock;
-    static constexpr int kDiagonal = kLower + 2 * kTileBytes;  // -N of the diagonal blocks in f32
+    // -N of the diagonal blocks: of their 8 x 8 blocks those on the diagonal in f32 (four are read at once, four banks apart), then the one below in f16.
+    static constexpr int kDiagonalBlock = 256 + 16, kCorners = 8 * kDiagonalBlock, kCorner = 128;
+    static constexpr int kDiagonalBytes = kCorners + 4 * kCorner;
+    static constexpr int kDiagonal = kLower + 2 * kTileBytes;
     // A record's factors: of each token beta and read_k, then of each write_k and read_q, then the decay.
     static constexpr int kBetaRead = 0, kWriteRead = kChunk * 8, kDecay = 2 * kChunk * 8;
     // Arrays of kChunk floats: gate sums, -beta rk, that times exp(G - G of the block's first), rk exp(G of the block's last - G), rk, scale rq, and
     // each gate warp's column factors.
     enum Table { sums, minus_beta, row_n, row_p, norm_k, norm_q, columns };
     static constexpr int kTableBytes = (columns + 4) * kChunk * 4;
+    static constexpr int kTableSlots = 3;  // -N is made a chunk ahead of the scores
     static constexpr int kTables = kDiagonal + 2 * kDiagonalBytes;
-    static constexpr int kBarriers = kTables + 2 * kTableBytes;  // ring, the tail's, then the events
+    static constexpr int kNorms = kTables + kTableSlots * kTableBytes, kNormBytes = 2 * kChunk * 4;  // of k, of q
+    static constexpr int kBarriers = kNorms + 2 * kNormBytes;                                        // ring, the tail's, then the events
     static constexpr int kTail = kBarriers + 16 * kStages, kEventBarriers = kTail + 16, kEvents = 10;
     static constexpr int kBytes = kEventBarriers + kEvents * 16;
 };

@@ -41,12 +41,6 @@ __device__ __forceinline__ Place place_of_thread() {
 }
 __device__ __forceinline__ uint32_t own_at(const Place& me, uint32_t tiles, int j) { return tiles + (j >> 3) * kTileBytes + (me.own ^ ((j & 7) << 4)); }
 
-__device__ __forceinline__ uint32_t load_shared_u(uint32_t a) {
-    uint32_t r;
-    asm volatile("ld.shared.b32 %0, [%1];" : "=r"(r) : "r"(a) : "memory");
-    return r;
-}
-
 __device__ __forceinline__ float sum_over_quad(float x) {
     x += __shfl_xor_sync(~0u, x, 1);
     return x + __shfl_xor_sync(~0u, x, 2);

@@ -4,10 +4,10 @@
 //   copy, a warp             48         k and q of a chunk                     (stage free -> stage filled)
 //                                       output, then v two chunks on           (output ready -> values ready)
 //   tokens, a warp           48         gates, betas, norms to factors         (tables free, norms ready -> tables ready; record free -> record ready)
-//   gates, warpgroup         80         K K^T, K Q^T, norms                    (stage filled -> stage free, norms ready)
+//   gates, warpgroup         80         K K^T, norms                           (stage filled -> norms ready)
 //                                       -N                                     (tables ready, lower free -> lower ready)
-//                                       scores                                 (record free -> record ready, tables free)
-//   invert, two warps        48         inverses of diagonal blocks, merges    (lower ready -> lower free; solve free -> record ready)
+//                                       K Q^T, scores of the chunk before      (record free -> stage free, record ready, tables free)
+//   invert, two warps        48         every second chunk's inverse           (lower ready -> lower free; solve free -> record ready)
 //   math, two warpgroups     192        recurrence and output                  (stage filled, record, values ready -> solve, stage, record free, output ready)
 //
 // Gates, inverse and recurrence so work on successive chunks. The hot code of all roles together must stay near 32 KB: with 54 KB every second
@@ -30,7 +30,7 @@ struct WideEvents {
 
     __device__ __forceinline__ uint32_t at(Event e, int c) const { return base + 16 * e + 8 * (c & 1); }
     __device__ __forceinline__ void init() const {
-        constexpr int arrivals[Wide::kEvents] = {4 + 2 + 1, 8, 8, 4, 2, 1, 4, 4, 1, 8};  // warps
+        constexpr int arrivals[Wide::kEvents] = {4 + 1 + 1, 8, 8, 4, 1, 1, 4, 4, 1, 8};  // warps
         for (int e = 0; e < Wide::kEvents; ++e)
             for (int c = 0; c < 2; ++c) barrier_init(at(static_cast<Event>(e), c), arrivals[e]);
     }
@@ -89,7 +89,17 @@ __device__ __forceinline__ TokenPair resolve(const SolveForms& f, const ScalarPa
 template <bool kLazy>
 __device__ __forceinline__ void token_role(const Sm90FusedParams& p, const Units& units, uint32_t smem, const WideEvents& events) {
     using E = WideEvents;
-    int done = 0;  // chunks, of all units
+    RecordFactors factors{};  // of the chunk before: they wait for their record, the next tables need not
+    auto store_factors = [&](int c) {
+        const int lane = fresh_thread() % 32;
+        const uint32_t to = smem + Wide::kRecords + (c & 1) * Wide::kRecordStride + ChunkRecord::kFactors;
+        events.wait_free(E::record_free, c);
+        store_shared_f4(to + Wide::kBetaRead + 16 * lane, factors.beta.x, factors.read_k.x, factors.beta.y, factors.read_k.y);
+        store_shared_f4(to + Wide::kWriteRead + 16 * lane, factors.write_k.x, factors.read_q.x, factors.write_k.y, factors.read_q.y);
+        if (lane == 0) store_shared_f(to + Wide::kDecay, factors.decay);
+        events.announce(E::record_ready, c);
+    };
+    int done = 0, table = 0;  // chunks, of all units; the next one's slot
 #pragma unroll 1
     for (int unit = units.first; unit < units.count; unit += units.step) {
         int chunks, left, head;  // left: tokens from this chunk on
@@ -104,24 +114,26 @@ __device__ __forceinline__ void token_role(const Sm90FusedParams& p, const Units
         gate.load(p.forms.gate, left), beta.load(p.forms.beta, left);
 #pragma unroll 1
         for (int c = 0; c < chunks; ++c, ++done, left -= kChunk) {
-            const int slot = done & 1, lane = fresh_thread() % 32;
+            const int lane = fresh_thread() % 32;
             const TokenPair tokens = resolve(p.forms, gate, beta, left, head);
             gate.load(p.forms.gate, left - kChunk), beta.load(p.forms.beta, left - kChunk);
-            events.wait_free(E::tables_free, done);
+            if (done >= Wide::kTableSlots)
+                events.wait(E::tables_free, done - Wide::kTableSlots);
+            else if (done == 2)
+                events.wait(E::lower_ready, 0);  // three slots, but an event has two: the first one has been seen
             if (p.forms.qk_norm) events.wait(E::norms_ready, done);
             // The state after this chunk is asked for as it is behind the last one and where it may be a checkpoint.
             const int64_t after = static_cast<int64_t>(c + 1) * kChunk;
             const bool plain = !kLazy || c == chunks - 1 || p.forward.state.checkpoint_interval && after % p.forward.state.checkpoint_interval == 0;
-            const RecordFactors f = make_tables(p.forms, smem + Wide::kTables + slot * Wide::kTableBytes, lane, tokens, scale, plain);
+            const RecordFactors made = make_tables(p.forms, smem + Wide::kTables + table * Wide::kTableBytes,
+                                                   smem + Wide::kNorms + (done & 1) * Wide::kNormBytes, lane, tokens, scale, plain);
             events.announce(E::tables_ready, done);
-            events.wait_free(E::record_free, done);
-            const uint32_t to = smem + Wide::kRecords + slot * Wide::kRecordStride + ChunkRecord::kFactors;
-            store_shared_f4(to + Wide::kBetaRead + 16 * lane, f.beta.x, f.read_k.x, f.beta.y, f.read_k.y);
-            store_shared_f4(to + Wide::kWriteRead + 16 * lane, f.write_k.x, f.read_q.x, f.write_k.y, f.read_q.y);
-            if (lane == 0) store_shared_f(to + Wide::kDecay, f.decay);
-            events.announce(E::record_ready, done);
+            if (done > 0) store_factors(done - 1);
+            factors = made;
+            table = table == Wide::kTableSlots - 1 ? 0 : table + 1;
         }
     }
+    if (done > 0) store_factors(done - 1);
 }
 
 // d = A B^T of two tiles of 64 tokens in the two halves of K.
@@ -139,6 +151,7 @@ __device__ __forceinline__ void begin_product(float (&d)[32], uint32_t a, uint32
     mma_commit();
 }
 
+// -N of a chunk before the scores of the one before it: scores wait until the recurrence has left their record, -N has the way through the inverse before it.
 template <class T>
 __device__ __forceinline__ void gate_role(const Sm90FusedParams& p, const Units& units, uint32_t smem, Ring<Wide::kStages> ring, const WideEvents& events) {
     using E = WideEvents;
@@ -148,7 +161,35 @@ __device__ __forceinline__ void gate_role(const Sm90FusedParams& p, const Units&
         tiles.solve = record + ChunkRecord::kSolve, tiles.scores = record + ChunkRecord::kScores;
         clear_upper(tiles, thread_of_warpgroup());
     }
-    int done = 0;
+    // Found anew in every step, else what follows from it is kept over the loop, in registers that are not there.
+    auto this_thread = [] {
+        const int thread = fresh_thread() % 128;
+        return Thread{thread / 32, thread % 32, thread / 32 * 16 + thread % 32 / 4, 2 * (thread % 4)};
+    };
+    auto place = [&](int c, int table, const Thread& me) {
+        return GateAt{smem + Wide::kLower + (c & 1) * kTileBytes, smem + Wide::kDiagonal + (c & 1) * Wide::kDiagonalBytes,
+                      smem + Wide::kRecords + (c & 1) * Wide::kRecordStride + ChunkRecord::kScores, smem + Wide::kTables + table * Wide::kTableBytes,
+                      block_lane(me.lane)};
+    };
+    auto next = [](int table) { return table == Wide::kTableSlots - 1 ? 0 : table + 1; };
+    Ring<Wide::kStages> scored = ring;
+    int done = 0, table = 0, scored_table = 0;
+    auto make_scores = [&](int c) {
+        const Thread me = this_thread();
+        const uint32_t stage = smem + scored.stage() * Wide::kStageBytes;
+        const GateAt at = place(c, scored_table, me);
+        float d[32], e[8];
+        begin_product<T>(d, stage + Wide::kK, stage + Wide::kQ);
+        diagonal_gates(e, at, me);
+        events.wait_free(E::record_free, c);
+        mma_wait<0>(), pin(d);
+        if (me.lane == 0) scored.release();
+        gate_scores<T>(at, me, e, d);
+        fence_to_async();
+        events.announce(E::record_ready, c);
+        if (me.lane == 0) barrier_arrive(events.at(E::tables_free, c));
+        scored.advance(), scored_table = next(scored_table);
+    };
 #pragma unroll 1
     for (int unit = units.first; unit < units.count; unit += units.step) {
         int chunks, left;
@@ -158,74 +199,59 @@ __device__ __forceinline__ void gate_role(const Sm90FusedParams& p, const Units&
             chunks = w.chunks, left = static_cast<int>(w.tokens.length);
         }
 #pragma unroll 1
-        for (int c = 0; c < chunks; ++c, ++done, left -= kChunk, ring.advance()) {
-            const int thread = fresh_thread() % 128;  // else what follows from it is kept over the loop, in registers that are not there
-            const Thread me{thread / 32, thread % 32, thread / 32 * 16 + thread % 32 / 4, 2 * (thread % 4)};
-            const int slot = done & 1;
-            const uint32_t stage = smem + ring.stage() * Wide::kStageBytes;
-            const GateAt at{smem + Wide::kLower + slot * kTileBytes, smem + Wide::kDiagonal + slot * Wide::kDiagonalBytes,
-                            smem + Wide::kRecords + slot * Wide::kRecordStride + ChunkRecord::kScores, smem + Wide::kTables + slot * Wide::kTableBytes,
-                            block_lane(me.lane)};
-            float d[32], e[8];
-            ring.wait_filled();
-            begin_product<T>(d, stage + Wide::kK, stage + Wide::kK);
-            if (p.forms.qk_norm) {
-                SolveAt tiles{};
-                tiles.k = stage + Wide::kK, tiles.q = stage + Wide::kQ, tiles.norms = at.table(Wide::norm_k, 0);
-                sync_threads(kSolveBarrier, 128);  // all warps have read the tables of the chunk before last
-                measure_norms<Wide::kHalf>(tiles, p.forms.eps, min(left, kChunk), thread, T{});
-                events.announce(E::norms_ready, done);
+        for (int c = 0; c < chunks; ++c, ++done, left -= kChunk, ring.advance(), table = next(table)) {
+            {
+                const Thread me = this_thread();
+                const uint32_t stage = smem + ring.stage() * Wide::kStageBytes;
+                const GateAt at = place(done, table, me);
+                float d[32], e[8];
+                ring.wait_filled();
+                begin_product<T>(d, stage + Wide::kK, stage + Wide::kK);
+                if (p.forms.qk_norm) {
+                    SolveAt tiles{};
+                    tiles.k = stage + Wide::kK, tiles.q = stage + Wide::kQ, tiles.norms = smem + Wide::kNorms + (done & 1) * Wide::kNormBytes;
+                    measure_norms<Wide::kHalf, 2>(tiles, p.forms.eps, min(left, kChunk), fresh_thread() % 128, T{});
+                    events.announce(E::norms_ready, done);
+                }
+                events.wait(E::tables_ready, done);
+                diagonal_gates(e, at, me);
+                events.wait_free(E::lower_free, done);
+                mma_wait<0>(), pin(d);
+                gate_lower(at, me, e, d);
+                events.announce(E::lower_ready, done);
             }
-            events.wait(E::tables_ready, done);
-            diagonal_gates(e, at, me);
-            events.wait_free(E::lower_free, done);
-            mma_wait<0>(), pin(d);
-            gate_lower(at, me, e, d);
-            events.announce(E::lower_ready, done);
-            begin_product<T>(d, stage + Wide::kK, stage + Wide::kQ);
-            events.wait_free(E::record_free, done);
-            mma_wait<0>(), pin(d);
-            if (me.lane == 0) ring.release();
-            gate_scores<T>(at, me, e, d);
-            fence_to_async();
-            events.announce(E::record_ready, done);
-            if (me.lane == 0) barrier_arrive(events.at(E::tables_free, done));
+            if (done > 0) make_scores(done - 1);
         }
     }
+    if (done > 0) make_scores(done - 1);
 }
 
+// Each of the two warps has every second chunk: the inverse is a chain of short steps, and two chunks' chains go on beside each other.
 template <class T>
-__device__ __forceinline__ void invert_role(const Sm90FusedParams& p, const Units& units, uint32_t smem, const WideEvents& events, int half) {
+__device__ __forceinline__ void invert_role(const Sm90FusedParams& p, const Units& units, uint32_t smem, const WideEvents& events, int slot) {
     using E = WideEvents;
+    const uint32_t lower = smem + Wide::kLower + slot * kTileBytes, diagonal = smem + Wide::kDiagonal + slot * Wide::kDiagonalBytes,
+                   solve = smem + Wide::kRecords + slot * Wide::kRecordStride + ChunkRecord::kSolve;
+    clear_below(lower, threadIdx.x % 32);
     int done = 0;
 #pragma unroll 1
     for (int unit = units.first; unit < units.count; unit += units.step) {
-        int chunks;
+        int end;
         {
             const Work w = find_work(p.forward, units, unit);
             if (w.skip) continue;
-            chunks = w.chunks;
+            end = done + w.chunks;
         }
 #pragma unroll 1
-        for (int c = 0; c < chunks; ++c, ++done) {
-            const int slot = done & 1, lane = fresh_thread() % 32;
-            const Inverter x{half,
-                             lane,
-                             block_lane(lane),
-                             smem + Wide::kLower + slot * kTileBytes,
-                             smem + Wide::kDiagonal + slot * Wide::kDiagonalBytes,
-                             smem + Wide::kRecords + slot * Wide::kRecordStride + ChunkRecord::kSolve};
+        for (; done < end; ++done) {
+            if ((done & 1) != slot) continue;
+            const int lane = fresh_thread() % 32;
+            const Inverter x{lane, block_lane(lane), lower, diagonal, solve};
             events.wait(E::lower_ready, done);
             invert_diagonal_blocks(x);
-            sync_threads(kInvertBarrier, 64);
             events.wait_free(E::solve_free, done);
-            if (half == 0) {  // nine products against seven
-                merge_block_column<T, 0>(x);
-            } else {
-                merge_block_column<T, 1>(x);
-                merge_block_column<T, 2>(x);
-                merge_block_column<T, 3>(x);
-            }
+            merge_blocks<T>(x);
+            store_below_diagonal<T>(x);
             events.announce(E::lower_free, done);
             fence_to_async();
             events.announce(E::record_ready, done);
@@ -435,7 +461,7 @@ __device__ __forceinline__ void copy_role(const Sm90ForwardParams& p, const Unit
         if (leader) {
             const int key_head = key_head_of(p, keys.head);
             barrier_expect(bar, Wide::kStageBytes);
-#pragma unroll
+#pragma unroll 1
             for (int half = 0; half < 2; ++half) {
                 load_box(to + half * Wide::kHalf + Wide::kK, p.k, 64 * half, key_head, keys.token, keys.row, bar);
                 load_box(to + half * Wide::kHalf + Wide::kQ, p.q, 64 * half, key_head, keys.token, keys.row, bar);
@@ -449,8 +475,8 @@ __device__ __forceinline__ void copy_role(const Sm90ForwardParams& p, const Unit
         const uint32_t to = smem + Wide::kValues + (c & 1) * 2 * kTileBytes, bar = values.is_ragged(p) ? tail : events.at(E::values_ready, c);
         if (leader) {
             barrier_expect(bar, 2 * kTileBytes);
-            load_box(to, p.v, 0, values.head, values.token, values.row, bar);
-            load_box(to + kTileBytes, p.v, 64, values.head, values.token, values.row, bar);
+#pragma unroll 1
+            for (int half = 0; half < 2; ++half) load_box(to + half * kTileBytes, p.v, 64 * half, values.head, values.token, values.row, bar);
         }
         if (values.is_ragged(p)) finish_ragged(tail, tail_phase, to, kTileBytes, values.left, events.at(E::values_ready, c));
         values.advance(p, units);

@@ -49,14 +49,15 @@ constexpr float kMostScale = 64;
 
 // Sums of the gates and all factors that follow from them, by one warp; the record's factors are handed back. The state's scale takes up the chunk's
 // decay, and the state's registers are left alone (`decay` 1), while it stays within 2^kMostScale and `plain` does not ask for the state itself.
-__device__ __forceinline__ RecordFactors make_tables(const SolveForms& p, uint32_t tables, int lane, const TokenPair& x, StateScale& scale, bool plain) {
+__device__ __forceinline__ RecordFactors make_tables(const SolveForms& p, uint32_t tables, uint32_t norms, int lane, const TokenPair& x, StateScale& scale,
+                                                     bool plain) {
     using W = WideLayout;
     auto table = [&](int which) { return tables + which * kChunk * 4 + 8 * lane; };
     const float2 gates = sum_pairs(x.gate, lane);
     const float G0 = gates.x, G1 = gates.y;
     float2 rk{1.f, 1.f}, rq{p.scale, p.scale};
     if (p.qk_norm) {
-        rk = load_shared_f2(table(W::norm_k)), rq = load_shared_f2(table(W::norm_q));
+        rk = load_shared_f2(norms + 8 * lane), rq = load_shared_f2(norms + kChunk * 4 + 8 * lane);
         rq.x *= p.scale, rq.y *= p.scale;
     }
     store_shared_f2(table(W::norm_k), rk.x, rk.y), store_shared_f2(table(W::norm_q), rq.x, rq.y);
@@ -66,7 +67,7 @@ __device__ __forceinline__ RecordFactors make_tables(const SolveForms& p, uint32
     store_shared_f2(table(W::minus_beta), n0, n1);
     store_shared_f2(table(W::row_n), n0 * exp2_fast(G0 - first), n1 * exp2_fast(G1 - first));
     store_shared_f2(table(W::row_p), rk.x * exp2_fast(last - G0), rk.y * exp2_fast(last - G1));
-#pragma unroll
+#pragma unroll 1
     for (int w = 0; w < 4; ++w) {  // left of that warp's diagonal block a column of N, right of it one of the scores
         const float begin = __shfl_sync(~0u, G0, 8 * w), end = __shfl_sync(~0u, G1, 8 * w + 7);
         const bool left = lane < 8 * w;
@@ -106,7 +107,7 @@ __device__ __forceinline__ void diagonal_gates(float (&e)[8], const GateAt& at, 
     }
 }
 
-// -N of this warp's rows: f32 on the diagonal block, f16 left of it.
+// -N of this warp's rows: on the diagonal block its two 8 x 8 blocks in f32 and the one below in f16; f16 left of it.
 __device__ __forceinline__ void gate_lower(const GateAt& at, const Thread& me, const float (&e)[8], const float (&kk)[32]) {
     using W = WideLayout;
     float block[8];
@@ -115,10 +116,9 @@ __device__ __forceinline__ void gate_lower(const GateAt& at, const Thread& me, c
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
         const float2 rk = load_shared_f2(at.table(W::norm_k, 16 * me.warp + 8 * j + me.pair));
-#pragma unroll
-        for (int i = 0; i < 2; ++i)
-            store_shared_f2(at.diagonal + me.warp * W::kDiagonalBlock + ((me.row + 8 * i - 16 * me.warp) * W::kDiagonalStride + 8 * j + me.pair) * 4,
-                            beta[i] * e[4 * j + 2 * i] * (block[4 * j + 2 * i] * rk.x), beta[i] * e[4 * j + 2 * i + 1] * (block[4 * j + 2 * i + 1] * rk.y));
+        auto value = [&](int i, int column) { return beta[i] * e[4 * j + 2 * i + column] * (block[4 * j + 2 * i + column] * (column ? rk.y : rk.x)); };
+        store_shared_f2(at.diagonal + (2 * me.warp + j) * W::kDiagonalBlock + 8 * me.lane, value(j, 0), value(j, 1));
+        if (j == 0) store_shared_u(at.diagonal + W::kCorners + me.warp * W::kCorner + 4 * me.lane, pack(F16{}, value(1, 0), value(1, 1)));
     }
     const float row[2] = {load_shared_f(at.table(W::row_n, me.row)), load_shared_f(at.table(W::row_n, me.row + 8))};
 #pragma unroll
@@ -183,76 +183,158 @@ __device__ __forceinline__ void mma_f16(float (&d)[4], const uint32_t (&a)[4], u
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-struct Inverter {
-    int half, lane;  // half: which of the two warps
-    BlockLane rows;
-    uint32_t lower, diagonal, solve;
-};
-
-// Diagonal blocks 2 half and the next: D = (I + N_bb)^-1 in fp32, a column a lane, D_i = e_i + sum_{j<i} (-N_ij) D_j; its transpose in f16 to the tile.
-__device__ __forceinline__ void invert_diagonal_blocks(const Inverter& x) {
-    const int block = 2 * x.half + (x.lane >> 4), column = x.lane & 15;
-    const uint32_t from = x.diagonal + block * WideLayout::kDiagonalBlock;
-    float d[16];
+// D += A B of 16 x 16 blocks, B in two halves of its columns.
+__device__ __forceinline__ void multiply_blocks(float (&d)[2][4], const uint32_t (&a)[4], const uint32_t (&b)[4]) {
+    mma_f16(d[0], a, b[0], b[1]), mma_f16(d[1], a, b[2], b[3]);
+}
+// A product as the next one's left operand, or as it is stored.
+template <class T>
+__device__ __forceinline__ void pack_block(uint32_t (&r)[4], const float (&d)[2][4]) {
 #pragma unroll
-    for (int i = 0; i < 16; ++i) d[i] = i == column ? 1.f : 0.f;
-#pragma unroll
-    for (int j = 0; j < 16; j += 4) {
-#pragma unroll
-        for (int i = j + 1; i < 16; ++i) {
-            const float4 n = load_shared_f4(from + (i * WideLayout::kDiagonalStride + j) * 4);
-            d[i] += n.x * d[j];
-            if (i > j + 1) d[i] += n.y * d[j + 1];
-            if (i > j + 2) d[i] += n.z * d[j + 2];
-            if (i > j + 3) d[i] += n.w * d[j + 3];
-        }
-    }
-    uint32_t r[8];
-#pragma unroll
-    for (int i = 0; i < 8; ++i) r[i] = pack(F16{}, d[2 * i], d[2 * i + 1]);
-    const int row = 16 * block + column;
-    store_shared_u4(x.lower + swizzled(row, 2 * block), {r[0], r[1], r[2], r[3]});
-    store_shared_u4(x.lower + swizzled(row, 2 * block + 1), {r[4], r[5], r[6], r[7]});
+    for (int i = 0; i < 4; ++i) r[i] = pack(T{}, d[i >> 1][2 * (i & 1)], d[i >> 1][2 * (i & 1) + 1]);
 }
 
-// Block column J of strict(A), transposed: Y_i = A_iJ^T = (sum_{k=J}^{i-1} Y_k (-N_ik)^T) D_i^T from Y_J = D_J^T. Each Y_k goes into all sums below as
-// soon as it is there.
-template <class T, int J>
-__device__ __forceinline__ void merge_block_column(const Inverter& x) {
-    uint32_t y[4];
-    load_matrices(y, block_at(x.lower, x.rows.by_column, J, J));
-    {
+struct Inverter {
+    int lane;
+    BlockLane rows;
+    uint32_t lower, diagonal, solve;
+
+    // -N_tj^T as a right operand; or what has taken its place.
+    __device__ __forceinline__ void load_lower(uint32_t (&b)[4], int t, int j) const { load_matrices(b, block_at(lower, rows.by_row, t, j)); }
+    // D_j^T as a left and as a right operand.
+    __device__ __forceinline__ void load_inverse(uint32_t (&a)[4], int j) const { load_matrices(a, block_at(lower, rows.by_column, j, j)); }
+    __device__ __forceinline__ void load_inverse_across(uint32_t (&b)[4], int j) const { load_matrices_across(b, block_at(lower, rows.by_column, j, j)); }
+    // A_tj, from its transpose, into the record.
+    template <class T>
+    __device__ __forceinline__ void store(int t, int j, const float (&d)[2][4]) const {
         uint32_t r[4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            const float2 d = unpack(F16{}, y[i]);
-            const int s = x.lane / 4 + 8 * (i & 1), t = 2 * (x.lane & 3) + 8 * (i >> 1);
-            r[i] = pack(T{}, t > s ? d.x : 0.f, t + 1 > s ? d.y : 0.f);
-        }
-        store_matrices_across(block_at(x.solve, x.rows.by_row, J, J), r);
+        pack_block<T>(r, d);
+        store_matrices_across(block_at(solve, rows.by_row, t, j), r);
     }
-    float sum[3][2][4] = {};  // of blocks 1, 2, 3
+};
+
+// Where the inverse of a diagonal block, transposed, has nothing: once.
+__device__ __forceinline__ void clear_below(uint32_t lower, int lane) {
+    const int block = lane >> 3;
+    store_shared_zero16(lower + swizzled(16 * block + 8 + (lane & 7), 2 * block));
+}
+
+// The diagonal blocks' inverses, transposed, in f16 to the tile. Of their 8 x 8 blocks
+//     D_bb = (I + N_bb)^-1              in fp32, a column a lane, twice: D_i = e_i + sum_{j<i} (-N_ij) D_j
+//     D_21^T = D_11^T (-N_21)^T D_22^T  for two at once: their left operands stand one behind the other on the diagonal of one
+// 16 x 16 by substitution alone took four times the instructions, and this role's time is what the recurrence waits for.
+__device__ __forceinline__ void invert_diagonal_blocks(const Inverter& x) {
+    using W = WideLayout;
+    const int column = x.lane & 7;
+#pragma unroll 1
+    for (int block = x.lane >> 3; block < 8; block += 4) {
+        float d[8];
 #pragma unroll
-    for (int k = J; k < 3; ++k) {
-        uint32_t b[4];
+        for (int i = 0; i < 8; ++i) d[i] = i == column ? 1.f : 0.f;
 #pragma unroll
-        for (int i = k + 1; i < 4; ++i) {
-            load_matrices(b, block_at(x.lower, x.rows.by_row, i, k));
-            mma_f16(sum[i - 1][0], y, b[0], b[1]), mma_f16(sum[i - 1][1], y, b[2], b[3]);
+        for (int j = 0; j < 8; j += 4) {
+#pragma unroll
+            for (int i = j + 1; i < 8; ++i) {
+                const float4 n = load_shared_f4(x.diagonal + block * W::kDiagonalBlock + (8 * i + j) * 4);
+                d[i] += n.x * d[j];
+                if (i > j + 1) d[i] += n.y * d[j + 1];
+                if (i > j + 2) d[i] += n.z * d[j + 2];
+                if (i > j + 3) d[i] += n.w * d[j + 3];
+            }
         }
-        load_matrices_across(b, block_at(x.lower, x.rows.by_column, k + 1, k + 1));
-        const float(&s)[2][4] = sum[k];
-        const uint32_t left[4] = {pack(F16{}, s[0][0], s[0][1]), pack(F16{}, s[0][2], s[0][3]), pack(F16{}, s[1][0], s[1][1]), pack(F16{}, s[1][2], s[1][3])};
-        float next[2][4] = {};
-        mma_f16(next[0], left, b[0], b[1]), mma_f16(next[1], left, b[2], b[3]);
-        uint32_t r[4];
+        store_shared_u4(x.lower + swizzled(8 * block + column, block),
+                        {pack(F16{}, d[0], d[1]), pack(F16{}, d[2], d[3]), pack(F16{}, d[4], d[5]), pack(F16{}, d[6], d[7])});
+    }
+    __syncwarp();
+    const int source = 2 * (x.lane >> 3 & 1) + (x.lane >> 4);  // D_11 of two, D_22 of two
+    const uint32_t corner = x.diagonal + W::kCorners + 4 * x.lane;
+    float p[2][4] = {}, r[2][4] = {};
+    uint32_t second[2][4];
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            const float* v = next[i >> 1] + 2 * (i & 1);
-            r[i] = pack(T{}, v[0], v[1]);
-            y[i] = pack(F16{}, v[0], v[1]);
+    for (int h = 0; h < 2; ++h) {
+        const uint32_t at = x.lower + swizzled(8 * (4 * h + source) + (x.lane & 7), 4 * h + source);
+        uint32_t first[4];
+        load_matrices(first, at), load_matrices_across(second[h], at);
+        mma_f16(p[h], {first[0], 0, 0, first[1]}, load_shared_u(corner + 2 * h * W::kCorner), load_shared_u(corner + (2 * h + 1) * W::kCorner));
+    }
+#pragma unroll
+    for (int h = 0; h < 2; ++h) mma_f16(r[h], {pack(F16{}, p[h][0], p[h][1]), 0, 0, pack(F16{}, p[h][2], p[h][3])}, second[h][2], second[h][3]);
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+        const uint32_t to = x.lower + swizzled(32 * h + x.lane / 4, 4 * h + 1) + 4 * (x.lane & 3);
+        store_shared_u(to, pack(F16{}, r[h][0], r[h][1]));
+        store_shared_u((to ^ 2 << 4) + 16 * 128, pack(F16{}, r[h][2], r[h][3]));  // two pieces on, 16 rows down
+    }
+    __syncwarp();
+}
+
+// What is below the diagonal of A's diagonal blocks, from D^T.
+template <class T>
+__device__ __forceinline__ void store_below_diagonal(const Inverter& x) {
+    const int distance = 2 * (x.lane & 3) - x.lane / 4;  // of a lane's two values from the diagonal, in the two 8 x 8 blocks on it
+    const uint32_t mask = (distance > 0 ? 0xffffu : 0u) | (distance + 1 > 0 ? 0xffff0000u : 0u);
+    auto convert = [](uint32_t word) {
+        const float2 v = unpack(F16{}, word);
+        return pack(T{}, v.x, v.y);
+    };
+#pragma unroll 1
+    for (int j = 0; j < 4; ++j) {
+        uint32_t y[4];
+        x.load_inverse(y, j);
+        const uint32_t r[4] = {convert(y[0] & mask), 0, convert(y[2]), convert(y[3] & mask)};
+        store_matrices_across(block_at(x.solve, x.rows.by_row, j, j), r);
+    }
+}
+
+// strict(A) = strict((I + N)^-1), all transposed, in halves of two blocks: Y_ij = A_ij^T from Y_jj = D_j^T,
+//     Y_10 = Y_00 (-N_10)^T D_1^T, Y_32 alike
+//     Z_ij = sum_{k=j,1} Y_kj (-N_ik)^T, Y_2j = Z_2j D_2^T, Y_3j = Z_2j Y_32 + Z_3j D_3^T    for j = 0, 1, i = 2, 3
+// Products that do not need each other stand together: each round of them waits for the tensor cores behind the math warpgroups' products.
+template <class T>
+__device__ __forceinline__ void merge_blocks(const Inverter& x) {
+    uint32_t y[4], y1[4], b[4];
+    float z[2][2][4] = {};
+    x.load_inverse(y, 2);
+    x.load_lower(b, 3, 2);
+    multiply_blocks(z[1], y, b);
+    x.load_inverse(y, 0);
+    x.load_lower(b, 1, 0);
+    multiply_blocks(z[0], y, b);
+    {
+        float d[2][4] = {}, e[2][4] = {};
+        uint32_t left[4];
+        pack_block<F16>(left, z[1]);
+        x.load_inverse_across(b, 3);
+        multiply_blocks(e, left, b);
+        pack_block<F16>(left, z[0]);
+        x.load_inverse_across(b, 1);
+        multiply_blocks(d, left, b);
+        pack_block<F16>(left, e);
+        store_matrices_across(block_at(x.lower, x.rows.by_row, 3, 2), left);  // in place of -N_32
+        x.store<T>(3, 2, e);
+        pack_block<F16>(y1, d);
+        x.store<T>(1, 0, d);
+        __syncwarp();
+    }
+    uint32_t left[2][2][4];  // Z_2j, Z_3j
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            float sum[2][4] = {};
+            if (j == 0) x.load_lower(b, 2 + i, 0), multiply_blocks(sum, y, b);
+            x.load_lower(b, 2 + i, 1), multiply_blocks(sum, y1, b);
+            pack_block<F16>(left[j][i], sum);
         }
-        store_matrices_across(block_at(x.solve, x.rows.by_row, k + 1, J), r);
+        if (j == 0) x.load_inverse(y1, 1);
+    }
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+        float d[2][4] = {}, e[2][4] = {};
+        x.load_lower(b, 3, 2), multiply_blocks(e, left[j][0], b);
+        x.load_inverse_across(b, 2), multiply_blocks(d, left[j][0], b);
+        x.load_inverse_across(b, 3), multiply_blocks(e, left[j][1], b);
+        x.store<T>(2, j, d), x.store<T>(3, j, e);
     }
 }
 

@@ -44,7 +44,7 @@ __device__ __forceinline__ void sync_cluster() { asm volatile("barrier.cluster.a
 __device__ __forceinline__ void fence_to_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 // Named barriers of a block; 0 is __syncthreads.
-enum NamedBarrier { kSolveBarrier = 1, kInvertBarrier, kTurnBarrier, kOtherTurnBarrier };
+enum NamedBarrier { kSolveBarrier = 1, kTurnBarrier, kOtherTurnBarrier };
 
 // Named barrier among `threads` threads of the block.
 __device__ __forceinline__ void sync_threads(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }

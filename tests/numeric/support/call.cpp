@@ -1,6 +1,7 @@
 // Placing a sample: structs, tensors, pools, tables, workspace.
 #include "call.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace numeric {
@@ -22,7 +23,8 @@ void put_ints(Buffer* buffer, const std::vector<Int>& from, bool wide = false) {
 Call::Call(const Sample& given, const Options& options) : sample_(given), options_(options) {
     const Case& c = sample_.c;
     if (!options_.handle) options_.handle = session().handle;
-    if (options_.engine == FLASHQLA_ENGINE_AUTO) options_.engine = session().engine;
+    preferred_ = options_.engine == FLASHQLA_ENGINE_AUTO && session().engine != FLASHQLA_ENGINE_AUTO;
+    if (preferred_) options_.engine = session().engine;
     flashqla_problem_init(&problem, sizeof problem, FLASHQLA_FORM_PLAIN);
     problem.key_heads = c.key_heads, problem.value_heads = c.value_heads;
     problem.key_dim = c.key_dim, problem.value_dim = c.value_dim;
@@ -161,6 +163,11 @@ void Call::add_tables() {
 
 void Call::add_workspace() {
     workspace_bytes_ = query().workspace_bytes;
+    if (preferred_) {
+        problem.engine = FLASHQLA_ENGINE_AUTO;
+        workspace_bytes_ = std::max(workspace_bytes_, query().workspace_bytes);
+        problem.engine = options_.engine;
+    }
     buffers_.push_back(std::make_unique<Buffer>(static_cast<size_t>(workspace_bytes_), options_.poison, options_.bare_workspace || session().bare_workspace));
     workspace_ = buffers_.back().get();
     if (!options_.saved) return;
@@ -177,6 +184,14 @@ flashqla_query_info Call::query() const {
 }
 
 int32_t Call::run(void* stream) {
+    const int32_t status = run_once(stream);
+    if (status != FLASHQLA_STATUS_UNSUPPORTED || !preferred_) return status;
+    problem.engine = FLASHQLA_ENGINE_AUTO;
+    preferred_ = false;
+    return run_once(stream);
+}
+
+int32_t Call::run_once(void* stream) {
     if (backward()) return flashqla_backward(options_.handle, &problem, &sequences, &state, &backward_, workspace_->data(), workspace_bytes_, stream);
     return flashqla_forward(options_.handle, &problem, &sequences, &state, &forward_, workspace_->data(), workspace_bytes_, stream);
 }

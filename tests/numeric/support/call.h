@@ -42,6 +42,7 @@ public:
     const Sample& sample() const { return sample_; }
 
 private:
+    int32_t run_once(void* stream);
     struct Tensor {
         const char* name;
         int32_t dtype;
@@ -79,6 +80,7 @@ private:
     Buffer *offsets_ = nullptr, *read_slots_ = nullptr, *write_slots_ = nullptr, *checkpoints_ = nullptr, *token_slots_ = nullptr, *accepted_ = nullptr;
     int64_t slot_stride_ = 0;
     uint64_t workspace_bytes_ = 0;
+    bool preferred_ = false;  // the engine is the session's, for what it can serve; AUTO serves the rest
 };
 
 }  // namespace numeric

@@ -14,7 +14,7 @@ struct Session {
     bool quick = false;                 // a reduced set: sanitizers
     int rounds = 0;                     // of the covering cases; 0: as many as the test likes
     bool bare_workspace = false;        // not even poisoned, so that initcheck sees what is read before it is written
-    int32_t engine = 0;                 // takes the place of AUTO in every call
+    int32_t engine = 0;                 // takes the place of AUTO in every call that it can serve
     uint64_t seed = 0;
 
     bool cuda() const { return device.is_cuda != 0; }
