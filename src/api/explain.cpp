@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "cost.h"
 #include "device.h"
 #include "engines.h"
 
@@ -58,7 +59,8 @@ const char* engine_name(const Plan& plan, const Caps& caps) {
     return caps.cuda ? cuda_name(plan.engine, caps.image) : cpu_name(caps.simd_name);
 }
 
-void explain(const Request& request, const Caps& caps, const char* device_name, TextWriter& text) {
+void explain(const Request& asked, const Caps& caps, const char* device_name, TextWriter& text) {
+    const Request request = with_segments(asked, caps);
     const Form& f = request.problem.form;
     const Bounds& b = request.bounds;
     const Plan plan = make_plan(request, caps);

@@ -89,6 +89,29 @@ double backward_cost(const Request& r, const Caps& caps, int64_t segments) {
     return solve_cost(r, s) + kChainsStart + std::max(chains_cost(s.chunks, segments), all_chunks * kChainsShare) + all_chunks * kGradientsShare;
 }
 
+// Segments of one wave of blocks.
+int64_t forward_segments(const Request& r, const Caps& caps, int64_t units, int64_t chunks) {
+    const int64_t most = std::min<int64_t>(caps.multiprocessors / (2 * units), chunks);
+    int64_t best = 0;
+    double least = 0;
+    for (int64_t n = 2; n <= most; n++) {
+        const double cost = segments_cost(r, caps, n);
+        if (best && cost >= least) continue;
+        best = n;
+        least = cost;
+    }
+    return best;
+}
+
+// The same of the chains; 1 where segments do not pay.
+int64_t backward_segments(const Caps& caps, int64_t units, int64_t chunks) {
+    int64_t best = 1;
+    double least = kWorthSegments * chains_cost(static_cast<double>(chunks), 1);
+    for (int64_t n = 2; n <= chunks && 4 * units * n <= caps.multiprocessors && 6 * units * (n - 1) <= caps.multiprocessors; n++)
+        if (const double cost = chains_cost(static_cast<double>(chunks), n); cost < least) best = n, least = cost;
+    return best;
+}
+
 }  // namespace
 
 double recurrent_cost(const Request& r, const Caps& caps) {
@@ -126,31 +149,14 @@ double portable_backward_cost(const Request& r, const Caps& caps) {
 
 double chunked_backward_cost(const Request& r, const Caps& caps) { return backward_cost(r, caps, 1); }
 
-double context_parallel_backward_cost(const Request& r, const Caps& caps) { return backward_cost(r, caps, backward_segments(r, caps)); }
+double context_parallel_backward_cost(const Request& r, const Caps& caps) { return backward_cost(r, caps, r.segments); }
 
-int64_t backward_segments(const Request& r, const Caps& caps) {
-    const int64_t units = r.bounds.rows * r.problem.form.value_heads, chunks = (r.bounds.max_tokens + kChunk - 1) / kChunk;
-    int64_t best = 1;
-    double least = kWorthSegments * chains_cost(static_cast<double>(chunks), 1);
-    for (int64_t n = 2; n <= chunks && 4 * units * n <= caps.multiprocessors && 6 * units * (n - 1) <= caps.multiprocessors; n++)
-        if (const double cost = chains_cost(static_cast<double>(chunks), n); cost < least) best = n, least = cost;
-    return best;
-}
-
-double context_parallel_cost(const Request& r, const Caps& caps) { return segments_cost(r, caps, best_segments(r, caps)); }
+double context_parallel_cost(const Request& r, const Caps& caps) { return segments_cost(r, caps, r.segments); }
 
 int64_t best_segments(const Request& r, const Caps& caps) {
     const int64_t units = r.bounds.rows * r.problem.form.value_heads, chunks = (r.bounds.max_tokens + kChunk - 1) / kChunk;
-    const int64_t most = units > 0 ? std::min<int64_t>(caps.multiprocessors / (2 * units), chunks) : 0;
-    int64_t best = 0;
-    double least = 0;
-    for (int64_t n = 2; n <= most; n++) {
-        const double cost = segments_cost(r, caps, n);
-        if (best && cost >= least) continue;
-        best = n;
-        least = cost;
-    }
-    return best;
+    if (units == 0) return 0;
+    return r.op == FLASHQLA_OP_FORWARD ? forward_segments(r, caps, units, chunks) : backward_segments(caps, units, chunks);
 }
 
 }  // namespace fqla

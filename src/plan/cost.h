@@ -15,10 +15,13 @@ double portable_backward_cost(const Request& request, const Caps& caps);
 double chunked_backward_cost(const Request& request, const Caps& caps);
 double context_parallel_backward_cost(const Request& request, const Caps& caps);
 
-// How the Hopper backward cuts each row: the count of segments with the least estimated time; 1 where that does not pay.
-int64_t backward_segments(const Request& request, const Caps& caps);
-
 // How context parallelism would cut each row: the count of segments with the least estimated time; below 2 it does not apply.
 int64_t best_segments(const Request& request, const Caps& caps);
+
+// What the engines want a request to be.
+inline Request with_segments(Request request, const Caps& caps) {
+    request.segments = best_segments(request, caps);
+    return request;
+}
 
 }  // namespace fqla

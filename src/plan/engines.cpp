@@ -39,9 +39,9 @@ const Engine kEngines[] = {
     {FLASHQLA_ENGINE_CHUNKED, "chunked", refuses_chunked, chunked_cost, plan_chunked, most_chunked_workspace},
     {FLASHQLA_ENGINE_CONTEXT_PARALLEL, "context parallel", refuses_context_parallel, context_parallel_cost, plan_context_parallel,
      most_context_parallel_workspace},
-    {FLASHQLA_ENGINE_CHUNKED, "chunked backward", refuses_chunked_backward, chunked_backward_cost, plan_chunked_backward, most_chunked_backward_workspace},
+    {FLASHQLA_ENGINE_CHUNKED, "chunked backward", refuses_chunked_backward, chunked_backward_cost, plan_chunked_backward, most_hopper_backward_workspace},
     {FLASHQLA_ENGINE_CONTEXT_PARALLEL, "context parallel backward", refuses_context_parallel_backward, context_parallel_backward_cost,
-     plan_context_parallel_backward, most_context_parallel_backward_workspace},
+     plan_context_parallel_backward, most_hopper_backward_workspace},
     {FLASHQLA_ENGINE_RECURRENT, "portable backward", refuses_portable_backward, portable_backward_cost, plan_backward_portable,
      same_workspace<refuses_portable_backward, plan_backward_portable>},
 };

@@ -1,4 +1,5 @@
-// The engines. Of those that do not refuse a request the one with the least estimated time serves it; the first of equals.
+// The engines. Of those that do not refuse a request the one with the least estimated time serves it; the first of equals. Requests come to them as
+// with_segments (cost.h) makes them.
 #pragma once
 #include "plan.h"
 
@@ -36,7 +37,6 @@ const char* refuses_chunked_backward(const Request&, const Caps&);
 const char* refuses_context_parallel_backward(const Request&, const Caps&);
 void plan_chunked_backward(const Request&, const Caps&, Plan&);
 void plan_context_parallel_backward(const Request&, const Caps&, Plan&);
-uint64_t most_chunked_backward_workspace(const Request&, const Caps&);
-uint64_t most_context_parallel_backward_workspace(const Request&, const Caps&);
+uint64_t most_hopper_backward_workspace(const Request&, const Caps&);
 
 }  // namespace fqla

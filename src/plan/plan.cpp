@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstring>
 
+#include "cost.h"
 #include "engines.h"
 
 namespace fqla {
@@ -47,7 +48,8 @@ bool asked_for(const Engine& engine, const Request& request) { return request.pr
 
 }  // namespace
 
-Plan make_plan(const Request& request, const Caps& caps) {
+Plan make_plan(const Request& asked, const Caps& caps) {
+    const Request request = with_segments(asked, caps);
     char why[sizeof Plan::reason] = "";
     const Engine* best = nullptr;
     double least = 0;

@@ -28,6 +28,7 @@ struct Request {
     Bounds bounds;
     StateUse state;
     bool aligned_16_bytes;  // q, k, v, out and their strides
+    int64_t segments = 0;   // that context parallelism would cut each row into: make_plan finds them once, for all engines
 };
 
 }  // namespace fqla

@@ -64,13 +64,6 @@ void plan_segments(const Request& request, const Caps& caps, int64_t segments, P
     if (form.gate == FLASHQLA_GATE_RAW) plan.add(sm90_step(KernelId::gdn_backward_sums, form.value_heads, BackwardLayout::kFinishThreads, 0, false));
 }
 
-uint64_t most_workspace(const Request& request, const Caps& caps) {
-    if (refuses_form(request, caps)) return 0;
-    const Form& form = request.problem.form;
-    return static_cast<uint64_t>(std::min(most_slots(request.bounds), slots_within_limit(form))) * bytes_of_slot(form) + kRounding +
-           static_cast<uint64_t>(caps.multiprocessors / 4) * kSegmentBytes;
-}
-
 }  // namespace
 
 const char* refuses_chunked_backward(const Request& request, const Caps& caps) {
@@ -86,21 +79,19 @@ const char* refuses_chunked_backward(const Request& request, const Caps& caps) {
 
 const char* refuses_context_parallel_backward(const Request& request, const Caps& caps) {
     if (const char* why = refuses_chunked_backward(request, caps)) return why;
-    // Its results agree with the chunked backward's in an emulation; on a card only its time was taken (2026-11-23).
-    if (request.problem.engine != FLASHQLA_ENGINE_CONTEXT_PARALLEL) return "the context-parallel backward runs on request";
-    return backward_segments(request, caps) < 2 ? "rows and heads fill the card, or rows are short" : nullptr;
+    return request.segments < 2 ? "rows and heads fill the card, or rows are short" : nullptr;
 }
 
 void plan_chunked_backward(const Request& request, const Caps& caps, Plan& plan) { plan_segments(request, caps, 1, plan); }
 
-void plan_context_parallel_backward(const Request& request, const Caps& caps, Plan& plan) {
-    plan_segments(request, caps, backward_segments(request, caps), plan);
-}
+void plan_context_parallel_backward(const Request& request, const Caps& caps, Plan& plan) { plan_segments(request, caps, request.segments, plan); }
 
-uint64_t most_chunked_backward_workspace(const Request& request, const Caps& caps) { return most_workspace(request, caps); }
-
-uint64_t most_context_parallel_backward_workspace(const Request& request, const Caps& caps) {
-    return request.problem.engine == FLASHQLA_ENGINE_CONTEXT_PARALLEL ? most_workspace(request, caps) : 0;
+// With segments or without: of these there are only as many as fill the card with four blocks a unit.
+uint64_t most_hopper_backward_workspace(const Request& request, const Caps& caps) {
+    if (refuses_form(request, caps)) return 0;
+    const Form& form = request.problem.form;
+    return static_cast<uint64_t>(std::min(most_slots(request.bounds), slots_within_limit(form))) * bytes_of_slot(form) + kRounding +
+           static_cast<uint64_t>(caps.multiprocessors / 4) * kSegmentBytes;
 }
 
 }  // namespace fqla

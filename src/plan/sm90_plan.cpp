@@ -88,7 +88,7 @@ bool fused_is_wide(const Request& request, const Caps& caps) {
 
 const char* refuses_context_parallel(const Request& request, const Caps& caps) {
     if (const char* why = refuses_chunked(request, caps)) return why;
-    return best_segments(request, caps) < 2 ? "rows and heads fill the card, or rows are of one chunk" : nullptr;
+    return request.segments < 2 ? "rows and heads fill the card, or rows are of one chunk" : nullptr;
 }
 
 void plan_chunked(const Request& request, const Caps& caps, Plan& plan) {
@@ -114,7 +114,7 @@ void plan_fused(const Request& request, const Caps& caps, Plan& plan) {
 
 void plan_context_parallel(const Request& request, const Caps& caps, Plan& plan) {
     const Form& form = request.problem.form;
-    set_segments(request.bounds, best_segments(request, caps), plan);
+    set_segments(request.bounds, request.segments, plan);
     const int64_t segments = plan.sm90.segments, units = request.bounds.rows * form.value_heads;
     plan_solve(request, caps, plan);
     plan.workspace.book(Region::segment_states, static_cast<uint64_t>(units * segments * kMatrixBytes));
