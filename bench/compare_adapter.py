@@ -1,8 +1,9 @@
 """flashqla for compare.py: `compare.py ... --ours bench/compare_adapter.py`.
 
-forward(case), backward(case), decode(case) make callables over libflashqla.so by ctypes. Structs and device memory are made once; a call
-only enqueues, on torch's current stream, so that it can be captured in a graph. In the mode `memory` outputs and workspace are made
-inside the call, to be counted. The library: $FLASHQLA_LIBRARY, else the newest build/*/libflashqla.so.
+forward(case), backward(case), decode(case) make callables over libflashqla.so by ctypes; forward_saving(case) is a forward that keeps what
+backward_saved(case) reads, backward(case) recomputes it. Structs and device memory are made once; a call only enqueues, on torch's current
+stream, so that it can be captured in a graph. In the mode `memory` outputs and workspace are made inside the call, to be counted. The
+library: $FLASHQLA_LIBRARY, else the newest build/*/libflashqla.so.
 """
 import ctypes as c
 import glob
@@ -179,7 +180,11 @@ def set_inputs(args, case):
     args.q, args.k, args.v, args.gate, args.beta = (view(getattr(case, n)) for n in ("q", "k", "v", "g", "beta"))
 
 
-def forward(case):
+def save_in(args, call):
+    args.saved, args.saved_bytes = call.buffer(call.info.saved_bytes), call.info.saved_bytes
+
+
+def forward(case, saves=False):
     # write_data is set with the outputs below; the query before it only wants to know that states are stored.
     state = sized(State, read_data=case.h0.data_ptr(), write_data=case.h0.data_ptr())
 
@@ -188,31 +193,43 @@ def forward(case):
         set_inputs(args, case)
         out, final = call.empty(case.v), call.empty(case.h0)
         args.out, state.write_data = view(out), final.data_ptr()
+        if saves:
+            save_in(args, call)
         return args, (out, final)
 
     return Call(case, FORWARD, plain_problem(case), ragged(case), state, make_args)
 
 
-def backward(case):
-    state = sized(State, read_data=case.h0.data_ptr())
-    problem, sequences = plain_problem(case), ragged(case)
+def forward_saving(case):
+    return forward(case, saves=True)
 
-    def forward_args(call):  # keeps what spares the backward a recomputation; its output is not needed afterwards
+
+def saved_by_forward(case):
+    """A forward that has run, with what it keeps for the backward; its output is not needed."""
+
+    def forward_args(call):
         args = sized(ForwardArgs)
         set_inputs(args, case)
         args.out = view(call.empty(case.v))
-        args.saved, args.saved_bytes = call.buffer(call.info.saved_bytes), call.info.saved_bytes
+        save_in(args, call)
         return args, None
 
-    before = Call(case, FORWARD, problem, sequences, state, forward_args)
+    before = Call(case, FORWARD, plain_problem(case), ragged(case), sized(State, read_data=case.h0.data_ptr()), forward_args)
     if before.count_memory:
         before.count_memory = False
         before.build()
-    if before.info.saved_bytes:
-        before()
+    before()
+    return before
+
+
+def backward(case, before=None):
+    state = sized(State, read_data=case.h0.data_ptr())
+    problem, sequences = plain_problem(case), ragged(case)
 
     def make_args(call):
-        args = sized(BackwardArgs, saved=before.args.saved, saved_bytes=before.args.saved_bytes)
+        args = sized(BackwardArgs)
+        if before:
+            args.saved, args.saved_bytes = before.args.saved, before.args.saved_bytes
         set_inputs(args, case)
         args.d_out, args.d_final = view(case.do), view(case.dht)
         result = {}
@@ -225,6 +242,10 @@ def backward(case):
     call = Call(case, BACKWARD, problem, sequences, state, make_args)
     call.before = before  # `saved` lives as long as the call
     return call
+
+
+def backward_saved(case):
+    return backward(case, saved_by_forward(case))
 
 
 def decode(case):

@@ -320,8 +320,10 @@ typedef struct flashqla_forward_args {
     flashqla_tensor A_log;   /* [HV], raw gate only (else NULL); dtypes as gate; stride_head only. GGUF files hold -exp(A_log): take log(-x) */
     flashqla_tensor dt_bias; /* [HV], raw gate only (else NULL); as A_log */
     flashqla_tensor out;     /* [tokens, HV, V], problem.dtype. Tokens outside every row are left as they are */
-    void *saved;             /* for a later backward: NULL, or saved_bytes of device memory (flashqla_query), 256-byte aligned */
-    uint64_t saved_bytes;
+    void *saved;             /* for a later backward: NULL (it will recompute), or saved_bytes of device memory (flashqla_query), 256-byte
+                                aligned, overwritten; not looked at where the query tells 0. A call that could not fill it (views off 16
+                                bytes) is UNSUPPORTED */
+    uint64_t saved_bytes;    /* at least the query's */
 } flashqla_forward_args;
 
 /* Tensors of a backward call. Inputs are those of the forward call; gradients whose data is NULL are not computed.
@@ -345,7 +347,8 @@ typedef struct flashqla_backward_args {
     flashqla_tensor dA_log;        /* [HV], raw gate only; overwritten with the sum over all tokens of all rows; dtypes as gate */
     flashqla_tensor ddt_bias;      /* [HV], raw gate only; as dA_log */
     flashqla_tensor d_initial;     /* dL/d(initial state), by row, as d_final. Rows that start from zero: zeros */
-    const void *saved;             /* what the forward call of the same problem, sequences and tensors saved, or NULL: recomputed */
+    const void *saved;             /* what the forward call of the same problem, sequences, read slots and inputs saved, by this version of the
+                                      library, unchanged since; NULL: recomputed. Only read: it serves any number of backward calls */
     uint64_t saved_bytes;
 } flashqla_backward_args;
 
@@ -358,7 +361,8 @@ typedef struct flashqla_query_info {
     uint64_t workspace_bytes; /* the most that any call within these bounds takes: of this problem, with no more rows, tokens or
                                  max_tokens, whatever its alignment and state options. Align it to 256 bytes; needs no initialisation;
                                  contents are undefined afterwards */
-    uint64_t saved_bytes;     /* size of `saved` for these bounds; 0: this engine has nothing worth saving, pass NULL */
+    uint64_t saved_bytes;     /* size of `saved` for these bounds, the same for both ops (of one state); 0: nothing worth saving, pass NULL.
+                                 Where it is not 0, about 65 KiB for each 64 tokens of a row and value head */
     const char *engine_name;  /* "recurrent sm_90a", "cpu avx512", ...; valid for ever */
     const char *reason;       /* why this engine, or why not at all; valid until the thread's next call */
 } flashqla_query_info;

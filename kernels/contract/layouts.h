@@ -19,6 +19,12 @@ struct ChunkRecord {
     static constexpr int kBytes = 2 * kTileBytes + 1152;
 };
 
+// What the backward takes of each (chunk, value head) beside the record, or keeps: 16-bit, made of 64 x 64 tiles (swizzled).
+struct BackwardTiles {
+    static constexpr int kMatrixBytes = 4 * kTileBytes;  // [V, K]: tiles [half of V][half of K]
+    static constexpr int kTokensBytes = 2 * kTileBytes;  // [64 tokens, V]: tiles [half of V]
+};
+
 // Records are numbered by slots that need no prefix sum: row n starts at floor(begin / 64) + n, which leaves room for its last, ragged chunk.
 constexpr int64_t chunk_slots(int64_t rows, int64_t tokens, int64_t max_tokens, bool offsets) {
     return offsets ? tokens / kChunk + rows : rows * ((max_tokens + kChunk - 1) / kChunk);
@@ -41,10 +47,11 @@ struct SolveLayout {
 };
 static_assert(SolveLayout::kSolve + kTileBytes >= 4 * kTileBytes, "q and k fit below the factors");
 
-// kernels/sm90/forward.cu: `math` warpgroups of 64 V rows each, one loading warp, one storing warp a math warpgroup.
-template <int Math, bool Output>
+// kernels/sm90/forward.cu: `math` warpgroups of 64 V rows each, one loading warp, one storing warp a math warpgroup. One that saves leaves S and U too.
+template <int Math, bool Output, bool Saves = false>
 struct ForwardLayout {
-    static constexpr bool kPair = false, kOutput = Output;
+    static constexpr bool kPair = false, kOutput = Output, kSaves = Saves;
+    static constexpr bool kMutes = Saves || !Output;        // goes through rows whose state is not to be stored (PAD for writing) all the same
     static constexpr bool kCluster = Math == 1 || !Output;  // the two blocks of a head load k, q and the record once for both
     static constexpr int kMath = Math, kRecords = 0, kRecordStride = 0;
     static constexpr int kThreads = Math == 1 ? 192 : 384;  // a warpgroup loads where setmaxnreg has to share out registers
@@ -54,16 +61,19 @@ struct ForwardLayout {
     static constexpr int kK = 0, kSolve = 2 * kTileBytes, kV = kSolve + kTileBytes;
     static constexpr int kQ = kV + kValueTiles * kTileBytes, kScores = kQ + 2 * kTileBytes;
     static constexpr int kStageBytes = Output ? kScores + kTileBytes : kQ;
-    static constexpr int kOut = kStages * kStageBytes;  // a tile a math warpgroup
-    static constexpr int kFactors = kOut + (Output ? Math * kTileBytes : 0);
+    static constexpr int kOut = kStages * kStageBytes;                                // a tile a math warpgroup
+    static constexpr int kSavedState = kOut + (Output ? Math * kTileBytes : 0);       // half a matrix: S before a chunk
+    static constexpr int kSavedUpdates = kSavedState + (Saves ? 2 * kTileBytes : 0);  // U of even chunks, of odd ones
+    static constexpr int kFactors = kSavedUpdates + (Saves ? 2 * kTileBytes : 0);
     static constexpr int kBarriers = kFactors + kStages * 1152;
     static constexpr int kBytes = kBarriers + (16 + 8) * kStages + 16 * Math;  // ring, tails, staging
 };
 static_assert(ForwardLayout<2, true>::kBytes <= 227 * 1024 && ForwardLayout<2, false>::kBytes <= 227 * 1024, "shared memory of a block");
+static_assert(ForwardLayout<1, true, true>::kBytes <= 227 * 1024, "shared memory of a block");
 
 // kernels/sm90/fused.cu: a cluster of two blocks a head, 64 rows of V each. Warpgroups: math, solve, then a loading and a storing warp.
 struct PairLayout {
-    static constexpr bool kPair = true, kOutput = true, kCluster = true;
+    static constexpr bool kPair = true, kOutput = true, kCluster = true, kSaves = false, kMutes = false;
     static constexpr int kThreads = 384, kMath = 1, kValueTiles = 1, kStages = 4;
     static constexpr int kHalf = kTileBytes;
     static constexpr int kK = 0, kV = 2 * kTileBytes, kQ = kV + kTileBytes, kStageBytes = kQ + 2 * kTileBytes;

@@ -5,21 +5,14 @@
 
 namespace fqla {
 
-// 16-bit, made of 64 x 64 tiles (swizzled). Slots as of ChunkRecord.
-struct BackwardTiles {
-    static constexpr int kMatrixBytes = 4 * kTileBytes;  // [V, K]: tiles [half of V][half of K]
-    static constexpr int kTokensBytes = 2 * kTileBytes;  // [64 tokens, V]: tiles [half of V]
-};
-
-// gdn_chains_<dtype>: clusters of two blocks (the halves of V) per (chain, row, value head, segment); first all reverse chains, then all forward ones.
-// gdn_chain_summary_<dtype>: the same without the first segment of the reverse chains and the last one of the forward ones; then transitions.
+// gdn_chains_<dtype>: clusters of two blocks (the halves of V) per (chain, row, value head, segment); first all reverse chains, then the forward ones, which
+// are not launched where a forward has saved S and U. gdn_chain_summary_<dtype>: the same without the first segment of the reverse chains and the last one of
+// the forward ones, and transitions between them.
 struct Sm90ChainParams {
-    Sm90ForwardParams forward;  // q, k, v, records, read states, segments; o and out are dv
+    Sm90ForwardParams forward;  // q, k, v, records, read states, segments, states, updates; o and out are dv
     TensorMap d_out;
     View d_final, d_initial;
-    void* states;      // [slots, HV] matrices: S at a chunk's start
     void* gradients;   // [slots, HV] matrices: D = dL/dS at a chunk's end
-    void* updates;     // [slots, HV] token tiles: U
     void* small_rows;  // [slots, HV, 64, V] 16-bit: dX of tokens whose |beta| is below small_beta, nothing elsewhere
     // f32 [row, head, segment, V, K]: S at the end of each segment but the last, D at the start of each but the first.
     float *segment_states, *segment_gradients;
@@ -28,7 +21,7 @@ struct Sm90ChainParams {
     int32_t reserved[3];
 };
 
-// gdn_chain_stitch: one block of 128 threads per (chain, row, value head, 8 rows of V), forward chains first; with three segments and more.
+// gdn_chain_stitch: one block of 128 threads per (chain, row, value head, 8 rows of V), reverse chains first; with three segments and more.
 struct Sm90ChainStitchParams {
     float *segment_states, *segment_gradients;
     const float* segment_maps;

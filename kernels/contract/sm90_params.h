@@ -27,7 +27,7 @@ struct Sm90SolveParams {
     int32_t head_map;
 };
 
-// gdn_forward_<dtype>_v<64|128>, gdn_summary_<dtype>: one block per (row, segment, value head, part).
+// gdn_forward_<dtype>_v<64|128>, gdn_forward_<dtype>_saving (64 rows of V), gdn_summary_<dtype>: one block per (row, segment, value head, part).
 struct Sm90ForwardParams {
     TensorMap q, k, v, o;
     Rows rows;
@@ -39,6 +39,9 @@ struct Sm90ForwardParams {
     // entry, where the summary has put a copy of the row's state.
     float* segment_states;
     float* segment_maps;  // f32 [row, head, segment, K, K]: transitions, [from][to]; entries 0 and the last are not used
+    // What the backward takes (BackwardTiles), left by a forward that saves and by the backward's own chains.
+    void* states;   // [slots, HV] matrices: S at a chunk's start
+    void* updates;  // [slots, HV] token tiles: U
     int32_t key_heads, value_heads, head_map;
     int32_t state_layout, state_dtype;
     int32_t segments;        // of a row

@@ -123,10 +123,10 @@ __device__ __forceinline__ void store_chain(const Sm90ChainParams& params, const
         const uint32_t from = smem + L::kOut + staging.stage() * L::kStagingBytes, tile = from + L::kStagedTile;
         staging.wait_filled();
         if (lane == 0) {
-            char* matrix = static_cast<char*>(Reverse ? params.gradients : params.states) + place * BackwardTiles::kMatrixBytes;
+            char* matrix = static_cast<char*>(Reverse ? params.gradients : p.states) + place * BackwardTiles::kMatrixBytes;
             store_bytes(matrix + w.part * 2 * kTileBytes, from, 2 * kTileBytes);
             if (!Reverse)
-                store_bytes(static_cast<char*>(params.updates) + place * BackwardTiles::kTokensBytes + w.part * kTileBytes, tile, kTileBytes);
+                store_bytes(static_cast<char*>(p.updates) + place * BackwardTiles::kTokensBytes + w.part * kTileBytes, tile, kTileBytes);
             else if (left >= kChunk)
                 store_box(p.o, tile, 64 * w.part, w.head, static_cast<int>(token + w.tokens.begin), n);
             commit_stores();
@@ -152,15 +152,9 @@ __device__ __forceinline__ Lane lane_of(const Chain& w) {
     const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32, row = lane & 7, matrix = lane >> 3;
     Lane me;
     me.tokens = ((lane >> 4) * 8 + row) * 128 + (((2 * warp + (matrix & 1)) ^ row) << 4);
-    me.matrix = (16 * warp + 8 * (matrix & 1) + row) * 128 + (((matrix >> 1) ^ row) << 4);
+    me.matrix = matrix_place(warp, lane);
     me.state = {64 * w.part + 16 * warp + lane / 4, 2 * (lane % 4)};
     return me;
-}
-
-// Columns 32 s .. 32 s + 31 of this warp's rows of a 16-bit matrix into the staging.
-__device__ __forceinline__ void stage_matrix(uint32_t staging, const Lane& me, int s, const uint32_t (&m)[32]) {
-#pragma unroll
-    for (int j = 2 * s; j < 2 * s + 2; ++j) store_matrices((staging + (j >> 2) * kTileBytes + me.matrix) ^ ((j & 3) << 5), m + 4 * j);
 }
 
 // This warp's share of a chunk's results stands in staging.
@@ -222,7 +216,7 @@ __device__ __forceinline__ void state_chain(const Sm90ChainParams& params, const
             uint32_t v[4];
             load_matrices_across(v, at + L::kV + me.tokens + s * 2048);
             const float2 b0 = factor(factors, ChunkRecord::beta, 2 * s), b1 = factor(factors, ChunkRecord::beta, 2 * s + 1);
-            if (!kSummary) stage_matrix(out, me, s, Sb);
+            if (!kSummary) stage_matrix(out + me.matrix, s, Sb);
             multiply_by_keys<T>(2 * s + 1, u, Sb, at + L::kK);
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
@@ -350,7 +344,7 @@ __device__ __forceinline__ void gradient_chain(const Sm90ChainParams& params, co
         for (int s = 0; s < 4; ++s) {
             multiply_by_keys<T>(2 * s, u, Db, at + L::kK);
             load_matrices_across(d + 4 * s, at + L::kV + me.tokens + s * 2048);
-            if (!kSummary) stage_matrix(out, me, s, Db);
+            if (!kSummary) stage_matrix(out + me.matrix, s, Db);
             multiply_by_keys<T>(2 * s + 1, u, Db, at + L::kK);
         }
         mma_commit();
@@ -476,13 +470,13 @@ __device__ __forceinline__ void chains(const Sm90ChainParams& params) {
     __syncthreads();
     sync_cluster();
     wait_for_predecessor();
-    // Pairs of blocks: the reverse chains of all units and segments, then the forward ones, then in a summary the transitions.
+    // Pairs of blocks: the reverse chains of all units and segments, in a summary the transitions, then the forward chains.
     const int segments = p.segments - (kSummary ? 1 : 0), each = p.rows.count * p.value_heads * segments;
     const int pair = blockIdx.x / 2, kind = pair / each, unit = (pair - kind * each) / segments, segment = pair - kind * each - unit * segments;
     if (kind == 0)  // a summary has no use for where the first segment leads to, nor for that of the last one
         run_chain<T, true, kSummary>(params, find_chain(p, unit, segment + (kSummary ? 1 : 0), false), smem, ring, staging, tail);
     else
-        run_chain<T, false, kSummary>(params, find_chain(p, unit, segment, kind == 2), smem, ring, staging, tail);
+        run_chain<T, false, kSummary>(params, find_chain(p, unit, segment, kSummary && kind == 1), smem, ring, staging, tail);
     __syncwarp();
     sync_cluster();  // the other block may still arrive here
 }

@@ -91,9 +91,9 @@ __device__ __forceinline__ void stitch_chains(const Sm90ChainStitchParams& p) {
     wait_for_predecessor();
     const int head = blockIdx.x / kSlices, v0 = blockIdx.x % kSlices * L::kRows;
     if (head < p.units)
-        stitch<false>(p, head, v0, smem);
+        stitch<true>(p, head, v0, smem);
     else
-        stitch<true>(p, head - p.units, v0, smem);
+        stitch<false>(p, head - p.units, v0, smem);
 }
 
 }  // namespace

@@ -12,16 +12,19 @@
 //   load, one warp       few          k, q, v, record of a chunk        (stage free -> stage filled)
 //                                     behind a row's end k and v are zeroed here, so that no other row's NaN meets a product
 //   math, 1 or 2         <= 244        Y; the chunk before's output, behind it; O; X (stage filled); U; S and P U; (-> stage free)
-//   warpgroups
+//   warpgroups                         one that saves for the backward leaves S with that output, and U
+//   store, one warp a    few           the output, S, U                 (staging filled -> staging free)
+//   math warpgroup
 // One math warpgroup: 192 threads, two warps a scheduler at most, up to 255 registers. Two: 384 threads start at 168 and split them 232 / 232 / 40.
 #include "recurrence.cuh"
 
 namespace fqla::sm90 {
 namespace {
 
-template <class T, int Math, bool Output>
+template <class T, class L>
 __device__ __forceinline__ void recur(const Sm90ForwardParams& p) {
-    using L = ForwardLayout<Math, Output>;
+    constexpr int Math = L::kMath;
+    constexpr bool Output = L::kOutput;
     extern __shared__ __align__(1024) char memory[];
     const uint32_t smem = shared_address(memory), tail = smem + L::kBarriers + 16 * L::kStages;
     Ring<L::kStages> ring(smem + L::kBarriers);
@@ -41,7 +44,7 @@ __device__ __forceinline__ void recur(const Sm90ForwardParams& p) {
     wait_for_predecessor();
     if (warp < 4 * Math) {
         if constexpr (Math == 2) asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
-        const Work w = find_work(p, units, units.first);
+        const Work w = find_work<L::kMutes>(p, units, units.first);
         if (Output || group == 0 || w.segment > 0)
             math_role<T, L>(p, units, smem, ring, staging, StagedRecords{});
         else if (!w.skip)  // the first segment starts from the row's own state: no transition
@@ -63,22 +66,24 @@ __device__ __forceinline__ void recur(const Sm90ForwardParams& p) {
 }  // namespace
 }  // namespace fqla::sm90
 
-#define FQLA_FORWARD(name, T, math, cluster)                                                           \
-    extern "C" __global__ void cluster __launch_bounds__(fqla::ForwardLayout<math, true>::kThreads, 1) \
-        name(const __grid_constant__ fqla::Sm90ForwardParams p) {                                      \
-        fqla::sm90::recur<fqla::sm90::T, math, true>(p);                                               \
+#define FQLA_FORWARD(name, T, cluster, ...)                                                             \
+    extern "C" __global__ void cluster __launch_bounds__(fqla::ForwardLayout<__VA_ARGS__>::kThreads, 1) \
+        name(const __grid_constant__ fqla::Sm90ForwardParams p) {                                       \
+        fqla::sm90::recur<fqla::sm90::T, fqla::ForwardLayout<__VA_ARGS__>>(p);                          \
     }
-FQLA_FORWARD(gdn_forward_bf16_v64, Bf16, 1, __cluster_dims__(2, 1, 1))
-FQLA_FORWARD(gdn_forward_bf16_v128, Bf16, 2, )
-FQLA_FORWARD(gdn_forward_f16_v64, F16, 1, __cluster_dims__(2, 1, 1))
-FQLA_FORWARD(gdn_forward_f16_v128, F16, 2, )
+FQLA_FORWARD(gdn_forward_bf16_v64, Bf16, __cluster_dims__(2, 1, 1), 1, true)
+FQLA_FORWARD(gdn_forward_bf16_v128, Bf16, , 2, true)
+FQLA_FORWARD(gdn_forward_bf16_saving, Bf16, __cluster_dims__(2, 1, 1), 1, true, true)
+FQLA_FORWARD(gdn_forward_f16_v64, F16, __cluster_dims__(2, 1, 1), 1, true)
+FQLA_FORWARD(gdn_forward_f16_v128, F16, , 2, true)
+FQLA_FORWARD(gdn_forward_f16_saving, F16, __cluster_dims__(2, 1, 1), 1, true, true)
 
 // Summaries of all segments but a row's last: where the state of a segment ends if it starts from zero (the first: from the row's state), and its
 // transition. A block does 64 rows of V beside 64 columns of the transition: the same work, the latter with V = 0 from the identity.
 #define FQLA_SUMMARY(name, T)                                                                                          \
     extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(fqla::ForwardLayout<2, false>::kThreads, 1) \
         name(const __grid_constant__ fqla::Sm90ForwardParams p) {                                                      \
-        fqla::sm90::recur<fqla::sm90::T, 2, false>(p);                                                                 \
+        fqla::sm90::recur<fqla::sm90::T, fqla::ForwardLayout<2, false>>(p);                                            \
     }
 FQLA_SUMMARY(gdn_summary_bf16, Bf16)
 FQLA_SUMMARY(gdn_summary_f16, F16)

@@ -26,6 +26,7 @@ struct Work {
     int segment;
     bool last;  // of the row
     bool skip;  // its state is PAD: outputs are zeroed, nothing else is done
+    bool mute;  // it is PAD for writing alone, in a kernel that goes on all the same: outputs are zeroed, no state of the caller's is stored
 };
 
 // The units (row, segment, value head; heads fastest) that a block goes through, and its part of each. Every role walks the same list, each as far ahead
@@ -40,7 +41,8 @@ __device__ __forceinline__ Units one_unit(int parts, int segments) {
     return {unit, unit + 1, 1, static_cast<int>(blockIdx.x) - unit * parts, segments};
 }
 
-// A row's last segment takes what is left.
+// A row's last segment takes what is left. The backward knows nothing of slots for writing: what it will read must be there for rows that are PAD there.
+template <bool kMutes = false>
 __device__ __forceinline__ Work find_work(const Sm90ForwardParams& p, const Units& units, int unit) {
     Work w{};
     w.part = units.part;
@@ -50,6 +52,12 @@ __device__ __forceinline__ Work find_work(const Sm90ForwardParams& p, const Unit
     w.row = group / segments;
     w.segment = group - static_cast<int>(w.row) * segments;
     w.skip = row_slots(p.state, w.row).skip;
+    if (kMutes) {
+        StateIo reading = p.state;
+        reading.write = {};
+        w.mute = w.skip;
+        w.skip = row_slots(reading, w.row).skip;
+    }
     w.tokens = row_tokens(p.rows, w.row);
     const int all = static_cast<int>(chunks_of(w.tokens.length));
     int begin = 0, end = all;
@@ -196,7 +204,7 @@ template <class L>
 __device__ __forceinline__ void load_role(const Sm90ForwardParams& p, const Units& units, uint32_t smem, Ring<L::kStages> ring, uint32_t tails) {
     uint32_t tail_phases = 0;  // a bit a stage
     for (int unit = units.first; unit < units.count; unit += units.step) {
-        const Work w = find_work(p, units, unit);
+        const Work w = find_work<L::kMutes>(p, units, unit);
         for (int c = 0; !w.skip && c < w.chunks; ++c) load_chunk<L>(p, w, c, smem, ring, tails, tail_phases);
     }
 }
@@ -234,21 +242,48 @@ __device__ __forceinline__ void give_back(Ring<1>& staging) {
     staging.advance();
 }
 
-// Store role, for one math warpgroup that announces a chunk's output in the next chunk.
+// The bytes of chunk c and 64 rows of V in one of the arrays that the backward takes.
+__device__ __forceinline__ char* saved_at(const Sm90ForwardParams& p, const Work& w, int c, void* base, int bytes) {
+    const int64_t slot = first_slot(p.rows, w.row, w.tokens) + w.first + c;
+    return static_cast<char*>(base) + (2 * (slot * p.value_heads + w.head) + w.part) * bytes;
+}
+template <class L>
+__device__ __forceinline__ void save_state(const Sm90ForwardParams& p, const Work& w, int c, uint32_t smem) {
+    if (threadIdx.x % 32 != 0) return;
+    constexpr int bytes = BackwardTiles::kMatrixBytes / 2;
+    store_bytes(saved_at(p, w, c, p.states, bytes), smem + L::kSavedState, bytes);
+    commit_stores();
+}
+template <class L>
+__device__ __forceinline__ void save_updates(const Sm90ForwardParams& p, const Work& w, int c, uint32_t smem) {
+    if (threadIdx.x % 32 != 0) return;
+    constexpr int bytes = BackwardTiles::kTokensBytes / 2;
+    store_bytes(saved_at(p, w, c, p.updates, bytes), smem + L::kSavedUpdates + (c & 1) * kTileBytes, bytes);
+    commit_stores();
+}
+
+// Store role, for one math warpgroup that announces a chunk's output in the next chunk. One that saves (and has one unit) announces S of this next chunk
+// with it, and U of the former.
 template <class L>
 __device__ __forceinline__ void store_role(const Sm90ForwardParams& p, const Units& units, uint32_t smem, Ring<1> staging, int group) {
     const int v = 64 * (units.part * L::kMath + group);
     bool fresh = true;
     for (int unit = units.first; unit < units.count; unit += units.step) {
-        const Work w = find_work(p, units, unit);
-        if (w.skip) {
-            clear_output(p, w, v);
-            continue;
-        }
+        const Work w = find_work<L::kMutes>(p, units, unit);
+        if (w.skip || w.mute) clear_output(p, w, v);
+        if (w.skip) continue;
         for (int c = 0; c < w.chunks; ++c, fresh = false) {
-            if (fresh) staging.wait_filled(), give_back(staging);  // the first filling, before any output is there, is empty
+            if (fresh) {  // the first filling, before any output is there
+                staging.wait_filled();
+                if constexpr (L::kSaves) save_state<L>(p, w, c, smem);
+                give_back(staging);
+            }
             staging.wait_filled();
-            store_output(p, w, c, v, smem + L::kOut + group * kTileBytes);
+            if (!w.mute) store_output(p, w, c, v, smem + L::kOut + group * kTileBytes);
+            if constexpr (L::kSaves) {
+                save_updates<L>(p, w, c, smem);
+                if (c + 1 < w.chunks) save_state<L>(p, w, c + 1, smem);
+            }
             give_back(staging);
         }
     }
@@ -261,6 +296,17 @@ __device__ __forceinline__ void multiply_state(int s, float (&d)[32], const uint
         mma_n64_fresh(T{}, d, Sb, tile_descriptor_at(at, tiles));
     else
         mma_n64(T{}, d, Sb + 4 * s, tile_descriptor_at(at, tiles + (s >> 2) * L::kHalf + (s & 3) * 32), true);
+}
+
+// Where this lane's rows of the fragments of [64 v, 128 k] begin, which is two tiles (stmatrix).
+__device__ __forceinline__ uint32_t matrix_place(int warp, int lane) {
+    const int row = lane & 7, matrix = lane >> 3;
+    return (16 * warp + 8 * (matrix & 1) + row) * 128 + (((matrix >> 1) ^ row) << 4);
+}
+// Columns 32 s .. 32 s + 31 of this warp's rows of a 16-bit matrix to there.
+__device__ __forceinline__ void stage_matrix(uint32_t to, int s, const uint32_t (&m)[32]) {
+#pragma unroll
+    for (int j = 2 * s; j < 2 * s + 2; ++j) store_matrices((to + (j >> 2) * kTileBytes) ^ ((j & 3) << 5), m + 4 * j);
 }
 
 // Per-token factor of this lane's two tokens among columns 8j .. 8j + 7.
@@ -303,7 +349,7 @@ __device__ __forceinline__ void math_role(const Sm90ForwardParams& p, const Unit
     int done = 0;  // chunks, of all units
 #pragma unroll 1
     for (int unit = units.first; unit < units.count; unit += units.step) {
-        const Work w = find_work(p, units, unit);
+        const Work w = find_work<L::kMutes>(p, units, unit);
         if (w.skip) continue;
         const RowSlots slots = row_slots(p.state, w.row);
 #pragma unroll
@@ -358,6 +404,7 @@ __device__ __forceinline__ void math_role(const Sm90ForwardParams& p, const Unit
                 for (int s = 0; s < 4; ++s) {
                     multiply_state<T, L>(s, o, Sb, at, L::kQ);
                     store_matrices_across(out_at + s * 2048, ob + 4 * s);
+                    if constexpr (L::kSaves) stage_matrix(smem + L::kSavedState + matrix_place(warp, lane), s, Sb);
                     read_k[2 * s] = factor(factors, ChunkRecord::read_k, 2 * s), read_k[2 * s + 1] = factor(factors, ChunkRecord::read_k, 2 * s + 1);
                 }
                 mma_commit();
@@ -417,7 +464,10 @@ __device__ __forceinline__ void math_role(const Sm90ForwardParams& p, const Unit
                 for (int i = 0; i < 16; ++i) o[2 * i] *= f[i / 2].x, o[2 * i + 1] *= f[i / 2].y;
                 pin(o), pin(ub), mma_begin();
 #pragma unroll
-                for (int s = 0; s < 4; ++s) mma_n64(T{}, o, ub + 4 * s, tile_descriptor_at(scores, s * 32), true);
+                for (int s = 0; s < 4; ++s) {
+                    mma_n64(T{}, o, ub + 4 * s, tile_descriptor_at(scores, s * 32), true);
+                    if constexpr (L::kSaves) store_matrices_across(out_at - L::kOut + L::kSavedUpdates + (done & 1) * kTileBytes + s * 2048, ub + 4 * s);
+                }
                 mma_commit();
                 mma_wait<1>();
             } else
@@ -432,7 +482,7 @@ __device__ __forceinline__ void math_role(const Sm90ForwardParams& p, const Unit
             }
             if (lane == 0) release_stage<L>(ring), records.release(done);
             if constexpr (Output)
-                if (p.state.checkpoint_interval) store_checkpoint(S, p, w, c, mine);
+                if (p.state.checkpoint_interval && !w.mute) store_checkpoint(S, p, w, c, mine);
         }
         if constexpr (Output) {
             if (w.last && slots.write != kNoSlot) store_state(S, p, slots.write, w.head, mine);

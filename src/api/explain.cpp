@@ -70,6 +70,9 @@ void explain(const Request& asked, const Caps& caps, const char* device_name, Te
     text.print("  device %s: engine %s, %s\n", device_name, engine_name(plan, caps), plan.reason);
     print_steps(plan, text);
     print_workspace(plan, text);
+    if (const uint64_t bytes = plan.status ? 0 : saved_bytes(request, caps))
+        text.print("  %s in args.saved, %llu bytes, if given\n", request.op == FLASHQLA_OP_FORWARD ? "saves for the backward" : "reads what the forward saved",
+                   static_cast<unsigned long long>(bytes));
     for (int i = 0; i < kEngineCount; i++) {
         const Engine& engine = kEngines[i];
         if (const char* why = engine.refuses(request, caps))
@@ -87,10 +90,12 @@ bool kernels_of(const Problem* problem, int32_t op, const Caps& caps, bool (&wan
     bool supported = false;
     for (int64_t rows = 1; rows <= kMostRows; rows *= 2)
         for (int64_t each = 1; rows * each <= kMostTokens; each *= 2)
-            for (int bits = 0; bits < 16; bits++) {
-                const bool aligned = bits & 1, offsets = bits & 2, final_states = bits & 4, more_states = bits & 8;
-                const Plan plan =
-                    make_plan({op, *problem, {rows, rows * each, each, offsets}, {final_states, final_states, more_states, more_states}, aligned}, caps);
+            for (int bits = 0; bits < 32; bits++) {
+                const bool aligned = bits & 1, offsets = bits & 2, final_states = bits & 4, more_states = bits & 8, saves = bits & 16;
+                Request request{op, *problem, {rows, rows * each, each, offsets}, {final_states, final_states, more_states, more_states}, aligned};
+                if (saves && !(aligned && saved_bytes(request, caps))) continue;
+                request.saved = saves;
+                const Plan plan = make_plan(request, caps);
                 if (plan.status)
                     memcpy(why, plan.reason, sizeof why);
                 else

@@ -60,9 +60,9 @@ int32_t describe_or_tell(const flashqla_handle* handle, const flashqla_problem* 
 Request request_of(const Description& d, int32_t op, bool aligned) { return {op, d.problem, bounds_of(d.rows), use_of(d.state), aligned}; }
 
 int32_t check_saved(const Plan& plan, const Buffer& saved) {
-    if (!saved.data || saved.bytes >= plan.saved_bytes) return kOk;
+    if (saved.bytes >= plan.saved.total_bytes()) return kOk;
     return fail(FLASHQLA_STATUS_INVALID_ARGUMENT, "args.saved_bytes = %llu: this call's are %llu (flashqla_query tells)",
-                static_cast<unsigned long long>(saved.bytes), static_cast<unsigned long long>(plan.saved_bytes));
+                static_cast<unsigned long long>(saved.bytes), static_cast<unsigned long long>(plan.saved.total_bytes()));
 }
 
 int32_t check_workspace(const Plan& plan, const void* workspace, uint64_t bytes) {
@@ -77,8 +77,10 @@ int32_t check_workspace(const Plan& plan, const void* workspace, uint64_t bytes)
 
 // Plans, checks what only the plan knows, and hands over to the backend. Call is Forward or Backward.
 template <class Call>
-int32_t run(const flashqla_handle* handle, const Request& request, const Call& call, const Buffer& saved, void* workspace, uint64_t workspace_bytes,
+int32_t run(const flashqla_handle* handle, const Request& asked, const Call& call, const Buffer& saved, void* workspace, uint64_t workspace_bytes,
             void* stream) {
+    Request request = asked;
+    request.saved = saved.data && saved_bytes(asked, handle->caps) > 0;
     const Plan plan = make_plan(request, handle->caps);
     if (plan.status) return fail(plan.status, "%s", plan.reason);
     if (const int32_t s = check_saved(plan, saved)) return s;
@@ -87,11 +89,12 @@ int32_t run(const flashqla_handle* handle, const Request& request, const Call& c
     if (call.rows.count == 0) return kOk;
     constexpr bool forward = std::is_same_v<Call, Forward>;
     if (handle->caps.cuda) {
+        const Memory memory{workspace, saved.data};
         int32_t status = kOk;
         if constexpr (forward)
-            status = cuda::launch_forward(handle->caps, plan, call, workspace, stream);
+            status = cuda::launch_forward(handle->caps, plan, call, memory, stream);
         else
-            status = cuda::launch_backward(handle->caps, plan, call, workspace, stream);
+            status = cuda::launch_backward(handle->caps, plan, call, memory, stream);
         if (status == FLASHQLA_STATUS_CUDA_ERROR || status == FLASHQLA_STATUS_INTERNAL) handle->say(FLASHQLA_LOG_ERROR, last_message());
         return status;
     }
@@ -177,7 +180,7 @@ int32_t flashqla_query(const flashqla_handle* handle, const flashqla_problem* pr
     info->engine = plan.engine;
     info->launches = plan.launches();
     info->workspace_bytes = plan.status ? 0 : most_workspace_bytes(request, handle->caps);
-    info->saved_bytes = plan.saved_bytes;
+    info->saved_bytes = plan.status ? 0 : saved_bytes(request, handle->caps);
     info->engine_name = engine_name(plan, handle->caps);
     info->reason = note(plan.reason);
     return kOk;

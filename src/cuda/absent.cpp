@@ -11,7 +11,7 @@ int32_t current_device() { return -1; }
 int32_t open_device(int32_t, Caps&, char*) { return refuse(); }
 int32_t check_context(const Caps&) { return refuse(); }
 int32_t warm_up(const Caps&, const bool (&)[kKernelSlots]) { return refuse(); }
-int32_t launch_forward(const Caps&, const Plan&, const Forward&, void*, void*) { return refuse(); }
-int32_t launch_backward(const Caps&, const Plan&, const Backward&, void*, void*) { return refuse(); }
+int32_t launch_forward(const Caps&, const Plan&, const Forward&, const Memory&, void*) { return refuse(); }
+int32_t launch_backward(const Caps&, const Plan&, const Backward&, const Memory&, void*) { return refuse(); }
 
 }  // namespace fqla::cuda

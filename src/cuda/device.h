@@ -21,7 +21,7 @@ int32_t check_context(const Caps& caps);
 int32_t warm_up(const Caps& caps, const bool (&wanted)[kKernelSlots]);
 
 // Enqueues every step of the plan. NOT_WARM when the stream is being captured and a kernel is not loaded.
-int32_t launch_forward(const Caps& caps, const Plan& plan, const Forward& call, void* workspace, void* stream);
-int32_t launch_backward(const Caps& caps, const Plan& plan, const Backward& call, void* workspace, void* stream);
+int32_t launch_forward(const Caps& caps, const Plan& plan, const Forward& call, const Memory& memory, void* stream);
+int32_t launch_backward(const Caps& caps, const Plan& plan, const Backward& call, const Memory& memory, void* stream);
 
 }  // namespace fqla::cuda

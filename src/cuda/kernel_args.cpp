@@ -23,23 +23,22 @@ RecurrentParams recurrent_params(const Step& step, const Forward& call) {
     return {call, tiles, !large_states(call.form, call.rows.count)};
 }
 
-BackwardParams backward_params(const Step& step, int32_t segment, const Plan& plan, const Backward& call, void* workspace) {
-    const Workspace& ledger = plan.workspace;
+BackwardParams backward_params(const Step& step, int32_t segment, const Plan& plan, const Backward& call, const Memory& memory) {
     const Rows& rows = call.rows;
     const int64_t slots = plan.segment_tokens / kBackwardChunk;
     const int64_t tokens = rows.offsets ? rows.tokens : rows.count * rows.max_tokens;
     const bool find_segments = step.when == When::before;
     BackwardParams p{};
     p.call = call;
-    p.chunk_states = ledger.at<float>(Region::chunk_states, workspace);
-    p.chunk_gradients = ledger.at<float>(Region::chunk_gradients, workspace);
-    p.residuals = ledger.at<float>(Region::residuals, workspace);
-    p.delta_gradients = ledger.at<float>(Region::delta_gradients, workspace);
-    p.head_dq = ledger.at<float>(Region::head_gradients, workspace);
-    p.head_dk = p.head_dq + ledger.bytes(Region::head_gradients) / sizeof(float) / 2;
-    p.segment_states = ledger.at<float>(Region::segment_states, workspace);
-    p.carried_gradient = ledger.at<float>(Region::state_gradient, workspace);
-    p.partial_sums = ledger.at<float>(Region::partial_sums, workspace);
+    p.chunk_states = plan.at<float>(Region::chunk_states, memory);
+    p.chunk_gradients = plan.at<float>(Region::chunk_gradients, memory);
+    p.residuals = plan.at<float>(Region::residuals, memory);
+    p.delta_gradients = plan.at<float>(Region::delta_gradients, memory);
+    p.head_dq = plan.at<float>(Region::head_gradients, memory);
+    p.head_dk = p.head_dq + plan.workspace.bytes(Region::head_gradients) / sizeof(float) / 2;
+    p.segment_states = plan.at<float>(Region::segment_states, memory);
+    p.carried_gradient = plan.at<float>(Region::state_gradient, memory);
+    p.partial_sums = plan.at<float>(Region::partial_sums, memory);
     p.first_slot = segment * slots;
     p.slots = slots;
     p.all_slots = backward_slots(tokens, rows.count);
@@ -66,22 +65,15 @@ SolveForms solve_forms(const Forward& call) {
             static_cast<float>(form.eps)};
 }
 
-Sm90SolveParams solve_params(const Plan& plan, const Forward& call, const TensorMaps& maps, void* workspace) {
+Sm90SolveParams solve_params(const Plan& plan, const Forward& call, const TensorMaps& maps, const Memory& memory) {
     const Form& form = call.form;
-    return {maps.q,
-            maps.k,
-            call.rows,
-            solve_forms(call),
-            plan.workspace.at<void>(Region::records, workspace),
-            form.key_heads,
-            form.value_heads,
-            plan.sm90.heads_per_block,
-            form.head_map};
+    return {
+        maps.q,       maps.k, call.rows, solve_forms(call), plan.at<void>(Region::records, memory), form.key_heads, form.value_heads, plan.sm90.heads_per_block,
+        form.head_map};
 }
 
-Sm90ForwardParams sm90_forward_params(const Plan& plan, const Forward& call, const TensorMaps& maps, void* workspace) {
+Sm90ForwardParams sm90_forward_params(const Plan& plan, const Forward& call, const TensorMaps& maps, const Memory& memory) {
     const Form& form = call.form;
-    const Workspace& ledger = plan.workspace;
     Sm90ForwardParams p{};
     p.q = maps.q;
     p.k = maps.k;
@@ -90,9 +82,11 @@ Sm90ForwardParams sm90_forward_params(const Plan& plan, const Forward& call, con
     p.rows = call.rows;
     p.state = call.state;
     p.out = call.out;
-    p.records = ledger.at<void>(Region::records, workspace);
-    p.segment_states = ledger.at<float>(Region::segment_states, workspace);
-    p.segment_maps = ledger.at<float>(Region::segment_maps, workspace);
+    p.records = plan.at<void>(Region::records, memory);
+    p.segment_states = plan.at<float>(Region::segment_states, memory);
+    p.segment_maps = plan.at<float>(Region::segment_maps, memory);
+    p.states = plan.at<void>(Region::chunk_states, memory);
+    p.updates = plan.at<void>(Region::residuals, memory);
     p.key_heads = form.key_heads;
     p.value_heads = form.value_heads;
     p.head_map = form.head_map;
@@ -103,8 +97,8 @@ Sm90ForwardParams sm90_forward_params(const Plan& plan, const Forward& call, con
     return p;
 }
 
-Sm90StitchParams stitch_params(const Plan& plan, void* workspace) {
-    return {plan.workspace.at<float>(Region::segment_states, workspace), plan.workspace.at<float>(Region::segment_maps, workspace), plan.sm90.segments, 0};
+Sm90StitchParams stitch_params(const Plan& plan, const Memory& memory) {
+    return {plan.at<float>(Region::segment_states, memory), plan.at<float>(Region::segment_maps, memory), plan.sm90.segments, 0};
 }
 
 // Betas below this (in size) leave nothing to divide by: dv = beta dX and U = beta e are 16-bit. f16 loses digits below 6e-5, bf16 only where f32 does.
@@ -114,44 +108,39 @@ float small_beta(const Form& form) { return form.dtype == FLASHQLA_DTYPE_F16 ? 0
 float score_scale(const Form& form) { return form.qk_norm == FLASHQLA_NORM_L2 ? 64.f : 1.f; }
 
 // What the Hopper backward shares with the forward, dv in the place of out.
-Forward forward_of(const Plan& plan, const Backward& call, void* workspace) {
-    return {call.form, call.rows, call.state, call.in, dv_of(plan, call, workspace)};
+Forward forward_of(const Plan& plan, const Backward& call, const Memory& memory) {
+    return {call.form, call.rows, call.state, call.in, dv_of(plan, call, memory)};
 }
 
-Sm90ChainParams chain_params(const Plan& plan, const Backward& call, const BackwardMaps& maps, void* workspace) {
-    const Workspace& ledger = plan.workspace;
+Sm90ChainParams chain_params(const Plan& plan, const Backward& call, const BackwardMaps& maps, const Memory& memory) {
     Sm90ChainParams p{};
-    p.forward = sm90_forward_params(plan, forward_of(plan, call, workspace), {maps.q, maps.k, maps.v, maps.dv}, workspace);
+    p.forward = sm90_forward_params(plan, forward_of(plan, call, memory), {maps.q, maps.k, maps.v, maps.dv}, memory);
     p.d_out = maps.d_out;
     p.d_final = call.d_final;
     p.d_initial = call.grad.initial;
-    p.states = ledger.at<void>(Region::chunk_states, workspace);
-    p.gradients = ledger.at<void>(Region::chunk_gradients, workspace);
-    p.updates = ledger.at<void>(Region::residuals, workspace);
-    p.small_rows = ledger.at<void>(Region::delta_gradients, workspace);
-    p.segment_states = ledger.at<float>(Region::segment_states, workspace);
-    p.segment_gradients = ledger.at<float>(Region::state_gradient, workspace);
-    p.segment_maps = ledger.at<float>(Region::segment_maps, workspace);
+    p.gradients = plan.at<void>(Region::chunk_gradients, memory);
+    p.small_rows = plan.at<void>(Region::delta_gradients, memory);
+    p.segment_states = plan.at<float>(Region::segment_states, memory);
+    p.segment_gradients = plan.at<float>(Region::state_gradient, memory);
+    p.segment_maps = plan.at<float>(Region::segment_maps, memory);
     p.small_beta = small_beta(call.form);
     return p;
 }
 
-Sm90ChainStitchParams chain_stitch_params(const Plan& plan, const Backward& call, void* workspace) {
-    const Workspace& ledger = plan.workspace;
-    return {ledger.at<float>(Region::segment_states, workspace), ledger.at<float>(Region::state_gradient, workspace),
-            ledger.at<float>(Region::segment_maps, workspace), plan.sm90.segments, call.rows.count * call.form.value_heads};
+Sm90ChainStitchParams chain_stitch_params(const Plan& plan, const Backward& call, const Memory& memory) {
+    return {plan.at<float>(Region::segment_states, memory), plan.at<float>(Region::state_gradient, memory), plan.at<float>(Region::segment_maps, memory),
+            plan.sm90.segments, call.rows.count * call.form.value_heads};
 }
 
-Sm90GradientParams gradient_params(const Plan& plan, const Backward& call, const BackwardMaps& maps, void* workspace) {
-    const Workspace& ledger = plan.workspace;
+Sm90GradientParams gradient_params(const Plan& plan, const Backward& call, const BackwardMaps& maps, const Memory& memory) {
     Sm90GradientParams p{};
     p.q = maps.q, p.k = maps.k, p.d_out = maps.d_out, p.dv = maps.dv;
     p.call = call;
-    p.states = ledger.at<void>(Region::chunk_states, workspace);
-    p.gradients = ledger.at<void>(Region::chunk_gradients, workspace);
-    p.updates = ledger.at<void>(Region::residuals, workspace);
-    p.small_rows = ledger.at<void>(Region::delta_gradients, workspace);
-    p.partial_sums = ledger.at<float>(Region::partial_sums, workspace);
+    p.states = plan.at<void>(Region::chunk_states, memory);
+    p.gradients = plan.at<void>(Region::chunk_gradients, memory);
+    p.updates = plan.at<void>(Region::residuals, memory);
+    p.small_rows = plan.at<void>(Region::delta_gradients, memory);
+    p.partial_sums = plan.at<float>(Region::partial_sums, memory);
     p.slots = slots_of(call.rows);
     p.up = score_scale(call.form);
     p.down = 1 / p.up;
@@ -162,44 +151,41 @@ Sm90GradientParams gradient_params(const Plan& plan, const Backward& call, const
 }
 
 // gdn_backward_sums behind the Hopper kernels: a partial sum a chunk slot.
-BackwardParams sums_params(const Plan& plan, const Backward& call, void* workspace) {
+BackwardParams sums_params(const Plan& plan, const Backward& call, const Memory& memory) {
     BackwardParams p{};
     p.call = call;
-    p.partial_sums = plan.workspace.at<float>(Region::partial_sums, workspace);
+    p.partial_sums = plan.at<float>(Region::partial_sums, memory);
     p.all_slots = slots_of(call.rows);
     return p;
 }
 
 }  // namespace
 
-View dv_of(const Plan& plan, const Backward& call, void* workspace) {
+View dv_of(const Plan& plan, const Backward& call, const Memory& memory) {
     if (call.grad.v.data) return call.grad.v;
     const int64_t token = int64_t{call.form.value_heads} * call.form.value_dim;
-    return {plan.workspace.at<void>(Region::head_gradients, workspace),
-            call.rows.offsets ? 0 : call.rows.max_tokens * token,
-            token,
-            call.form.value_dim,
-            call.form.dtype,
-            0};
+    return {
+        plan.at<void>(Region::head_gradients, memory), call.rows.offsets ? 0 : call.rows.max_tokens * token, token, call.form.value_dim, call.form.dtype, 0};
 }
 
-size_t make_kernel_args(const Step& step, const Plan& plan, const Forward& call, const TensorMaps& maps, void* workspace, KernelArgs& out) {
+size_t make_kernel_args(const Step& step, const Plan& plan, const Forward& call, const TensorMaps& maps, const Memory& memory, KernelArgs& out) {
     if (from_source(step, "recurrent")) return put(recurrent_params(step, call), out);
-    if (from_source(step, "solve")) return put(solve_params(plan, call, maps, workspace), out);
-    if (from_source(step, "forward")) return put(sm90_forward_params(plan, call, maps, workspace), out);
+    if (from_source(step, "solve")) return put(solve_params(plan, call, maps, memory), out);
+    if (from_source(step, "forward")) return put(sm90_forward_params(plan, call, maps, memory), out);
     if (from_source(step, "fused") || from_source(step, "fused_wide"))
-        return put(Sm90FusedParams{sm90_forward_params(plan, call, maps, workspace), solve_forms(call)}, out);
-    if (from_source(step, "segment")) return put(stitch_params(plan, workspace), out);
+        return put(Sm90FusedParams{sm90_forward_params(plan, call, maps, memory), solve_forms(call)}, out);
+    if (from_source(step, "segment")) return put(stitch_params(plan, memory), out);
     return 0;
 }
 
-size_t make_kernel_args(const Step& step, int32_t segment, const Plan& plan, const Backward& call, const BackwardMaps& maps, void* workspace, KernelArgs& out) {
+size_t make_kernel_args(const Step& step, int32_t segment, const Plan& plan, const Backward& call, const BackwardMaps& maps, const Memory& memory,
+                        KernelArgs& out) {
     if (from_source(step, "backward"))
-        return put(plan.engine == FLASHQLA_ENGINE_RECURRENT ? backward_params(step, segment, plan, call, workspace) : sums_params(plan, call, workspace), out);
-    if (from_source(step, "solve")) return put(solve_params(plan, forward_of(plan, call, workspace), {maps.q, maps.k, {}, {}}, workspace), out);
-    if (from_source(step, "backward_chains")) return put(chain_params(plan, call, maps, workspace), out);
-    if (from_source(step, "backward_segments")) return put(chain_stitch_params(plan, call, workspace), out);
-    if (from_source(step, "backward_gradients")) return put(gradient_params(plan, call, maps, workspace), out);
+        return put(plan.engine == FLASHQLA_ENGINE_RECURRENT ? backward_params(step, segment, plan, call, memory) : sums_params(plan, call, memory), out);
+    if (from_source(step, "solve")) return put(solve_params(plan, forward_of(plan, call, memory), {maps.q, maps.k, {}, {}}, memory), out);
+    if (from_source(step, "backward_chains")) return put(chain_params(plan, call, maps, memory), out);
+    if (from_source(step, "backward_segments")) return put(chain_stitch_params(plan, call, memory), out);
+    if (from_source(step, "backward_gradients")) return put(gradient_params(plan, call, maps, memory), out);
     return 0;
 }
 

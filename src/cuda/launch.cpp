@@ -76,22 +76,22 @@ struct LoadedPlan {
 
 }  // namespace
 
-int32_t launch_forward(const Caps& caps, const Plan& plan, const Forward& call, void* workspace, void* stream) {
+int32_t launch_forward(const Caps& caps, const Plan& plan, const Forward& call, const Memory& memory, void* stream) {
     LoadedPlan loaded{caps, plan, static_cast<CUstream>(stream)};
     if (const int32_t s = loaded.load()) return s;
     TensorMaps maps;
     if (plan.engine != FLASHQLA_ENGINE_RECURRENT)
         if (const int32_t s = make_tensor_maps(*loaded.driver, call, maps)) return s;
-    return loaded.run([&](const Step& step, int, KernelArgs& args) { return make_kernel_args(step, plan, call, maps, workspace, args); });
+    return loaded.run([&](const Step& step, int, KernelArgs& args) { return make_kernel_args(step, plan, call, maps, memory, args); });
 }
 
-int32_t launch_backward(const Caps& caps, const Plan& plan, const Backward& call, void* workspace, void* stream) {
+int32_t launch_backward(const Caps& caps, const Plan& plan, const Backward& call, const Memory& memory, void* stream) {
     LoadedPlan loaded{caps, plan, static_cast<CUstream>(stream)};
     if (const int32_t s = loaded.load()) return s;
     BackwardMaps maps;
     if (plan.engine != FLASHQLA_ENGINE_RECURRENT)
-        if (const int32_t s = make_tensor_maps(*loaded.driver, call, dv_of(plan, call, workspace), maps)) return s;
-    return loaded.run([&](const Step& step, int segment, KernelArgs& args) { return make_kernel_args(step, segment, plan, call, maps, workspace, args); });
+        if (const int32_t s = make_tensor_maps(*loaded.driver, call, dv_of(plan, call, memory), maps)) return s;
+    return loaded.run([&](const Step& step, int segment, KernelArgs& args) { return make_kernel_args(step, segment, plan, call, maps, memory, args); });
 }
 
 }  // namespace fqla::cuda

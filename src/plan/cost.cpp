@@ -31,6 +31,7 @@ constexpr double kSegmentsStart = 8, kSummaryChunk = 0.9, kStitch = 21;
 constexpr double kPortableStart = 15, kPortableToken = 0.7, kPortableShare = 1.5;
 // Hopper backward, H100, 2026-11-23, 16 rows of bench/compare.py within 25%: a chunk of the longest row; of a head by its bytes, in the chains and behind
 constexpr double kChainsStart = 25, kChainChunk = 1.25, kChainsShare = 0.074, kGradientsShare = 0.059;
+constexpr double kReverseBytes = 97. / (97 + 81);  // of a chunk's bytes in both chains, those of D's: where the forward has saved S and U
 constexpr double kChainSummaryChunk = 1.1, kChainSegmentsStart = 12, kChainHop = 4;
 constexpr double kWorthSegments = 0.85;  // of the time without: their bytes cost too
 constexpr double kReferenceMultiprocessors = 132;
@@ -86,7 +87,8 @@ double chains_cost(double chunks, int64_t n) {
 double backward_cost(const Request& r, const Caps& caps, int64_t segments) {
     const Shape s = shape_of(r, caps);
     const double all_chunks = s.all_chunks * r.problem.form.value_heads / s.card;
-    return solve_cost(r, s) + kChainsStart + std::max(chains_cost(s.chunks, segments), all_chunks * kChainsShare) + all_chunks * kGradientsShare;
+    const double solve = r.saved ? 0 : solve_cost(r, s), bytes = all_chunks * kChainsShare * (r.saved ? kReverseBytes : 1);
+    return solve + kChainsStart + std::max(chains_cost(s.chunks, segments), bytes) + all_chunks * kGradientsShare;
 }
 
 // Segments of one wave of blocks.
@@ -103,11 +105,12 @@ int64_t forward_segments(const Request& r, const Caps& caps, int64_t units, int6
     return best;
 }
 
-// The same of the chains; 1 where segments do not pay.
-int64_t backward_segments(const Caps& caps, int64_t units, int64_t chunks) {
+// The same of the chains, one or (S and D) two of them; 1 where segments do not pay.
+int64_t backward_segments(const Caps& caps, int64_t chains, int64_t units, int64_t chunks) {
+    const auto fit = [&](int64_t n) { return 2 * chains * units * n <= caps.multiprocessors && 2 * (chains + 1) * units * (n - 1) <= caps.multiprocessors; };
     int64_t best = 1;
     double least = kWorthSegments * chains_cost(static_cast<double>(chunks), 1);
-    for (int64_t n = 2; n <= chunks && 4 * units * n <= caps.multiprocessors && 6 * units * (n - 1) <= caps.multiprocessors; n++)
+    for (int64_t n = 2; n <= chunks && fit(n); n++)
         if (const double cost = chains_cost(static_cast<double>(chunks), n); cost < least) best = n, least = cost;
     return best;
 }
@@ -156,7 +159,7 @@ double context_parallel_cost(const Request& r, const Caps& caps) { return segmen
 int64_t best_segments(const Request& r, const Caps& caps) {
     const int64_t units = r.bounds.rows * r.problem.form.value_heads, chunks = (r.bounds.max_tokens + kChunk - 1) / kChunk;
     if (units == 0) return 0;
-    return r.op == FLASHQLA_OP_FORWARD ? forward_segments(r, caps, units, chunks) : backward_segments(caps, units, chunks);
+    return r.op == FLASHQLA_OP_FORWARD ? forward_segments(r, caps, units, chunks) : backward_segments(caps, r.saved ? 1 : 2, units, chunks);
 }
 
 }  // namespace fqla

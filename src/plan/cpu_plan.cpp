@@ -48,7 +48,6 @@ void plan_cpu(const Request& request, const Caps& caps, Plan& plan) {
     plan.step_count = 0;
     plan.segments = 1;
     plan.segment_tokens = request.bounds.max_tokens;
-    plan.saved_bytes = 0;
     const Form& form = request.problem.form;
     if (request.op == FLASHQLA_OP_BACKWARD) {
         const CpuBackward b = cpu_backward(form, request.bounds.rows, request.bounds.max_tokens, caps.threads);

@@ -9,7 +9,8 @@ const char* refuses_cpu(const Request&, const Caps& caps) { return caps.cuda ? "
 
 const char* refuses_recurrent(const Request& request, const Caps& caps) {
     if (!caps.cuda) return "runs on CUDA handles";
-    return request.op == FLASHQLA_OP_FORWARD ? nullptr : "computes the forward";
+    if (request.op != FLASHQLA_OP_FORWARD) return "computes the forward";
+    return request.saved ? "saves nothing for a backward" : nullptr;
 }
 
 const char* refuses_portable_backward(const Request& request, const Caps& caps) {

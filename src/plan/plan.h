@@ -39,11 +39,16 @@ struct Plan {
     Step steps[kMaxSteps];
     Sm90Choice sm90;
     Workspace workspace;
-    uint64_t saved_bytes;
+    Workspace saved;  // what a forward leaves for its backward; empty where the call has nothing of the kind
     char reason[256];
 
     int32_t launches() const;
     void add(const Step& step);
+    // Null where the region was not booked.
+    template <class T>
+    T* at(Region r, const Memory& memory) const {
+        return saved.bytes(r) ? saved.at<T>(r, memory.saved) : workspace.at<T>(r, memory.workspace);
+    }
 };
 
 // Beyond this, a plan works segment after segment.
@@ -54,6 +59,9 @@ Plan make_plan(const Request& request, const Caps& caps);
 
 // The most workspace that any call within the request's bounds takes (see flashqla_query_info.workspace_bytes).
 uint64_t most_workspace_bytes(const Request& request, const Caps& caps);
+
+// What a forward can save for the backward of the same bounds and options, whichever of the two is asked about; 0: nothing that is worth it.
+uint64_t saved_bytes(const Request& request, const Caps& caps);  // sm90_backward_plan.cpp
 
 // Engines' own planners: fill steps, workspace and segments of a plan that has been decided on.
 void plan_forward_recurrent(const Request& request, const Caps& caps, Plan& plan);  // recurrent_plan.cpp

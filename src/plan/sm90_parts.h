@@ -37,7 +37,15 @@ inline void set_segments(const Bounds& b, int64_t segments, Plan& plan) {
     plan.sm90.segment_chunks = static_cast<int32_t>(each);
 }
 
-// The solve alone: its step and its records (sm90_plan.cpp).
+// What a forward leaves for its backward: records, S at each chunk's start, U. The backward books the same where nothing was saved.
+inline void book_saved(const Form& form, int64_t slots, Workspace& ledger) {
+    const uint64_t chunks = static_cast<uint64_t>(slots) * static_cast<uint64_t>(form.value_heads);
+    ledger.book(Region::records, chunks * ChunkRecord::kBytes);
+    ledger.book(Region::chunk_states, chunks * BackwardTiles::kMatrixBytes);
+    ledger.book(Region::residuals, chunks * BackwardTiles::kTokensBytes);
+}
+
+// The solve's step; its records are booked by who needs them (sm90_plan.cpp).
 void plan_solve(const Request&, const Caps&, Plan&);
 
 }  // namespace fqla

@@ -27,7 +27,9 @@ const char* refuses_form(const Request& request, const Caps& caps) {
 const char* refuses_call(const Request& request, const Caps& caps) {
     if (const char* why = refuses_form(request, caps)) return why;
     if (request.state.token_states) return "per-token states are the recurrent engine's";
-    if (!request.aligned_16_bytes) return "q, k, v, out and their strides must be multiples of 16 bytes, and strides not 0";
+    if (!request.aligned_16_bytes)
+        return request.saved ? "args.saved is given: q, k, v, out and their strides must then be multiples of 16 bytes, and strides not 0"
+                             : "q, k, v, out and their strides must be multiples of 16 bytes, and strides not 0";
     return refuses_sm90_bounds(request.bounds);
 }
 
@@ -49,10 +51,25 @@ void add_forward(const Request& request, const Caps& caps, Plan& plan) {
     const int64_t units = request.bounds.rows * form.value_heads * plan.sm90.segments;
     using V64 = ForwardLayout<1, true>;
     using V128 = ForwardLayout<2, true>;
-    if (2 * units <= caps.multiprocessors)
+    using Saving = ForwardLayout<1, true, true>;
+    if (request.saved)
+        plan.add(
+            sm90_step(by_dtype(form, KernelId::gdn_forward_bf16_saving, KernelId::gdn_forward_f16_saving), 2 * units, Saving::kThreads, Saving::kBytes, true));
+    else if (2 * units <= caps.multiprocessors)
         plan.add(sm90_step(by_dtype(form, KernelId::gdn_forward_bf16_v64, KernelId::gdn_forward_f16_v64), 2 * units, V64::kThreads, V64::kBytes, true));
     else
         plan.add(sm90_step(by_dtype(form, KernelId::gdn_forward_bf16_v128, KernelId::gdn_forward_f16_v128), units, V128::kThreads, V128::kBytes, true));
+}
+
+// What both of the engines with records begin with.
+void begin(const Request& request, const Caps& caps, Plan& plan) {
+    const Form& form = request.problem.form;
+    const int64_t slots = slots_of(request.bounds);
+    if (request.saved)
+        book_saved(form, slots, plan.saved);
+    else
+        plan.workspace.book(Region::records, record_bytes(form, slots));
+    plan_solve(request, caps, plan);
 }
 
 }  // namespace
@@ -60,7 +77,6 @@ void add_forward(const Request& request, const Caps& caps, Plan& plan) {
 void plan_solve(const Request& request, const Caps& caps, Plan& plan) {
     const Form& form = request.problem.form;
     const int64_t slots = slots_of(request.bounds);
-    plan.workspace.book(Region::records, record_bytes(form, slots));
     plan.sm90.heads_per_block = static_cast<int32_t>(heads_per_solve_block(form, slots, caps));
     plan.add(sm90_step(by_dtype(form, KernelId::gdn_solve_bf16, KernelId::gdn_solve_f16), slots * form.value_heads / plan.sm90.heads_per_block,
                        SolveLayout::kThreads, SolveLayout::kBytes, false));
@@ -76,6 +92,7 @@ const char* refuses_chunked(const Request& request, const Caps& caps) {
 
 const char* refuses_fused(const Request& request, const Caps& caps) {
     if (const char* why = refuses_call(request, caps)) return why;
+    if (request.saved) return "saves nothing for a backward";
     return request.bounds.rows * request.problem.form.value_heads > INT32_MAX - caps.multiprocessors ? "its list of rows and heads is too long" : nullptr;
 }
 
@@ -93,7 +110,7 @@ const char* refuses_context_parallel(const Request& request, const Caps& caps) {
 
 void plan_chunked(const Request& request, const Caps& caps, Plan& plan) {
     set_segments(request.bounds, 1, plan);
-    plan_solve(request, caps, plan);
+    begin(request, caps, plan);
     add_forward(request, caps, plan);
 }
 
@@ -116,7 +133,7 @@ void plan_context_parallel(const Request& request, const Caps& caps, Plan& plan)
     const Form& form = request.problem.form;
     set_segments(request.bounds, request.segments, plan);
     const int64_t segments = plan.sm90.segments, units = request.bounds.rows * form.value_heads;
-    plan_solve(request, caps, plan);
+    begin(request, caps, plan);
     plan.workspace.book(Region::segment_states, static_cast<uint64_t>(units * segments * kMatrixBytes));
     plan.workspace.book(Region::segment_maps, static_cast<uint64_t>(units * segments * kMatrixBytes));
     using Summary = ForwardLayout<2, false>;

@@ -1,11 +1,12 @@
-// The one ledger of workspace: planning books regions, running finds them again by the same key, so size and offsets cannot disagree.
+// The one ledger of workspace, and of what a forward saves: planning books regions, running finds them again by the same key, so size and offsets cannot
+// disagree.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 
 namespace fqla {
 
-// Every region that any engine keeps in the caller's workspace.
+// Every region that any engine keeps in the caller's workspace, or saves.
 enum class Region : uint8_t {
     segment_states,   // states at the start of each segment
     chunk_states,     // states at the start of each chunk of one segment
@@ -14,7 +15,7 @@ enum class Region : uint8_t {
     partial_sums,     // dA_log, ddt_bias before they are summed
     records,          // what the solve leaves for each chunk and value head (layouts.h)
     segment_maps,     // transitions of segments, f32 [row, head, segment, K, K]
-    residuals,        // e_t = v - S'^T k of a segment's tokens, f32
+    residuals,        // e_t = v - S'^T k of a segment's tokens, f32; Hopper: U
     delta_gradients,  // dL/du_t of a segment's tokens, f32
     chunk_gradients,  // D at the end of each chunk of one segment
     count
@@ -50,6 +51,11 @@ private:
     };
     Entry entries_[static_cast<size_t>(Region::count)] = {};
     uint64_t total_ = 0;
+};
+
+// The caller's memory that regions lie in.
+struct Memory {
+    void *workspace, *saved;
 };
 
 }  // namespace fqla

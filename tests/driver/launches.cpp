@@ -165,6 +165,91 @@ TEST_CASE("tensor-core backward calls") {
     CHECK(fake.maps[4].strides[1] == 32 * 128 * 2);
 }
 
+TEST_CASE("a forward that saves, and the backward that reads it") {
+    FakeCuda& fake = fake_cuda();
+    fake.context = 7;
+    fake.major = 9;
+    GpuCall call;
+    call.problem.engine = FLASHQLA_ENGINE_AUTO;
+    call.sequences.tokens = 8 * 1000;
+    const auto bytes_for = [&](int32_t op) {
+        flashqla_query_info info{};
+        info.struct_size = sizeof info;
+        CHECK(flashqla_query(call.handle, &call.problem, &call.sequences, nullptr, op, &info) == FLASHQLA_STATUS_OK);
+        return info.saved_bytes;
+    };
+    const uint64_t bytes = bytes_for(FLASHQLA_OP_FORWARD);
+    constexpr uint64_t kOfChunk = fqla::ChunkRecord::kBytes + fqla::BackwardTiles::kMatrixBytes + fqla::BackwardTiles::kTokensBytes;
+    CHECK(bytes == 8 * 16 * 32 * kOfChunk);
+    CHECK(bytes_for(FLASHQLA_OP_BACKWARD) == bytes);
+
+    char* const saved = static_cast<char*>(device_pointer(0x2000000000000));
+    const auto give = [&](void* at, uint64_t size) {
+        call.grads.saved = call.args.saved = at, call.args.saved_bytes = call.grads.saved_bytes = size;
+        fake.launches.clear(), fake.maps.clear();
+    };
+    give(saved, bytes);
+    REQUIRE_MESSAGE(call.forward() == FLASHQLA_STATUS_OK, std::string(flashqla_last_error()));
+    REQUIRE(fake.launches.size() == 2);
+    CHECK(fake.launches[0].kernel == "gdn_solve_bf16");
+    CHECK(fake.launches[1].kernel == "gdn_forward_bf16_saving");
+    CHECK(fake.launches[1].grid[0] == 2 * 8 * 32);
+    fqla::Sm90ForwardParams forward;
+    std::memcpy(static_cast<void*>(&forward), fake.launches[1].params, sizeof forward);
+    CHECK(forward.records == saved);
+    CHECK(static_cast<char*>(forward.states) > saved);
+    CHECK(static_cast<char*>(forward.updates) > saved);
+    CHECK(static_cast<char*>(forward.updates) < saved + bytes);
+
+    give(saved, bytes);
+    REQUIRE_MESSAGE(call.backward() == FLASHQLA_STATUS_OK, std::string(flashqla_last_error()));
+    REQUIRE(fake.launches.size() == 3);
+    CHECK(fake.launches[0].kernel == "gdn_chains_bf16");
+    CHECK(fake.launches[0].grid[0] == 2 * 8 * 32);
+    CHECK(!fake.launches[0].overlaps);  // nothing of this call is before it
+    CHECK(fake.launches[1].kernel == "gdn_gradients_bf16");
+    CHECK(fake.launches[1].overlaps);
+    fqla::Sm90GradientParams gradients;
+    std::memcpy(static_cast<void*>(&gradients), fake.launches[1].params, sizeof gradients);
+    CHECK(gradients.states == forward.states);
+    CHECK(gradients.updates == forward.updates);
+
+    const auto refused = [&](int32_t status, std::initializer_list<const char*> parts) {
+        fake.calls.clear();
+        CHECK(call.forward() == status);
+        CHECK(says(parts));
+        CHECK(fake.calls.empty());
+    };
+    give(saved, bytes - 1);
+    refused(FLASHQLA_STATUS_INVALID_ARGUMENT, {"args.saved_bytes", std::to_string(bytes - 1).c_str(), std::to_string(bytes).c_str()});
+    CHECK(call.backward() == FLASHQLA_STATUS_INVALID_ARGUMENT);
+    give(saved + 128, bytes);
+    refused(FLASHQLA_STATUS_INVALID_ARGUMENT, {"args.saved", "aligned to 256"});
+    give(call.args.out.data, bytes);
+    refused(FLASHQLA_STATUS_INVALID_ARGUMENT, {"args.out", "overlaps", "args.saved"});
+    // Views that tensor cores do not take: a forward that cannot save says so, a backward recomputes.
+    give(saved, bytes);
+    call.args.v.data = static_cast<char*>(call.args.v.data) + 4;
+    refused(FLASHQLA_STATUS_UNSUPPORTED, {"args.saved", "16 bytes"});
+    call.place();
+    give(saved, bytes);
+    call.grads.dq.data = static_cast<char*>(call.grads.dq.data) + 4;
+    REQUIRE_MESSAGE(call.backward() == FLASHQLA_STATUS_OK, std::string(flashqla_last_error()));
+    CHECK(fake.launches[0].kernel == "gdn_backward_scan_128");
+    // Nothing to save: what is given is not looked at.
+    for (const int32_t engine : {FLASHQLA_ENGINE_AUTO, FLASHQLA_ENGINE_RECURRENT}) {
+        call.problem.engine = engine;
+        call.sequences.tokens = engine ? 8 * 1000 : 8;
+        call.place();
+        CHECK(bytes_for(FLASHQLA_OP_FORWARD) == 0);
+        CHECK(bytes_for(FLASHQLA_OP_BACKWARD) == 0);
+        give(saved, 0);
+        REQUIRE_MESSAGE(call.forward() == FLASHQLA_STATUS_OK, std::string(flashqla_last_error()));
+        CHECK(fake.launches[0].kernel == "gdn_recurrent_bf16_f32vk");
+        CHECK(call.backward() == FLASHQLA_STATUS_OK);
+    }
+}
+
 TEST_CASE("what is refused launches nothing and asks nothing") {
     FakeCuda& fake = fake_cuda();
     fake.context = 7;

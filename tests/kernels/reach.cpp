@@ -15,12 +15,12 @@ namespace {
 
 using Sizes = std::map<std::string, size_t>;  // parameter bytes by symbol
 
-size_t args_of(const fqla::Step& step, const fqla::Plan& plan, const fqla::Forward& call, void* workspace, fqla::KernelArgs& args) {
-    return fqla::make_kernel_args(step, plan, call, fqla::TensorMaps{}, workspace, args);
+size_t args_of(const fqla::Step& step, const fqla::Plan& plan, const fqla::Forward& call, const fqla::Memory& memory, fqla::KernelArgs& args) {
+    return fqla::make_kernel_args(step, plan, call, fqla::TensorMaps{}, memory, args);
 }
 
-size_t args_of(const fqla::Step& step, const fqla::Plan& plan, const fqla::Backward& call, void* workspace, fqla::KernelArgs& args) {
-    return fqla::make_kernel_args(step, 0, plan, call, fqla::BackwardMaps{}, workspace, args);
+size_t args_of(const fqla::Step& step, const fqla::Plan& plan, const fqla::Backward& call, const fqla::Memory& memory, fqla::KernelArgs& args) {
+    return fqla::make_kernel_args(step, 0, plan, call, fqla::BackwardMaps{}, memory, args);
 }
 
 template <class Call>
@@ -30,10 +30,10 @@ void add_steps(const fqla::Plan& plan, const fqla::Request& r, Sizes& sizes) {
     call.rows.count = static_cast<int32_t>(r.bounds.rows);
     call.rows.tokens = r.bounds.tokens;
     call.rows.max_tokens = r.bounds.max_tokens;
-    alignas(256) static char workspace[256];
+    alignas(256) static char workspace[256], saved[256];
     fqla::KernelArgs args;
     for (int i = 0; i < plan.step_count; i++) {
-        const size_t bytes = args_of(plan.steps[i], plan, call, workspace, args);
+        const size_t bytes = args_of(plan.steps[i], plan, call, {workspace, saved}, args);
         const std::string symbol = fqla::kKernels[static_cast<size_t>(plan.steps[i].kernel)].symbol;
         CAPTURE(symbol);
         CHECK(bytes > 0);
@@ -67,11 +67,15 @@ Sizes reached() {
             r.aligned_16_bytes = bit(11);
             for (int32_t engine = FLASHQLA_ENGINE_AUTO; engine <= FLASHQLA_ENGINE_CONTEXT_PARALLEL; engine++) {
                 r.problem.engine = engine;
-                const fqla::Plan plan = fqla::make_plan(r, card.caps);
-                if (r.op == FLASHQLA_OP_FORWARD)
-                    add_steps<fqla::Forward>(plan, r, sizes);
-                else
-                    add_steps<fqla::Backward>(plan, r, sizes);
+                for (const bool saved : {false, true}) {
+                    r.saved = saved;
+                    if (saved && !fqla::saved_bytes(r, card.caps)) continue;
+                    const fqla::Plan plan = fqla::make_plan(r, card.caps);
+                    if (r.op == FLASHQLA_OP_FORWARD)
+                        add_steps<fqla::Forward>(plan, r, sizes);
+                    else
+                        add_steps<fqla::Backward>(plan, r, sizes);
+                }
             }
         }
     }

@@ -10,23 +10,6 @@ using namespace numeric;
 
 namespace {
 
-// What this engine's forward of the sample saves for the backward; null where it saves nothing.
-std::unique_ptr<Buffer> save(const Sample& sample, Call::Options options) {
-    options.op = FLASHQLA_OP_FORWARD;
-    const uint64_t bytes = Call(sample, options).query().saved_bytes;
-    if (!bytes) return nullptr;
-    auto saved = std::make_unique<Buffer>(bytes, sample.c.seed);
-    options.saved = saved.get();
-    Call forward(sample, options);
-    const Outcome got = must_run(forward);
-    const std::string wrong = report(sample, got, oracle_forward(sample), arithmetic_of(sample.c, forward));
-    CHECK_MESSAGE(wrong.empty(), "saving forward, engine ", options.engine, " ", wrong);
-    bool kept = true;
-    saved->download(kept);
-    CHECK_MESSAGE(kept, "guard bands of what is saved");
-    return saved;
-}
-
 // AUTO must take the call; the others may answer UNSUPPORTED. Returns the calls made.
 int run_engines(const Sample& sample, int32_t op, const Outcome& want) {
     int calls = 0;

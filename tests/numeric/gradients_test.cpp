@@ -1,6 +1,8 @@
 // What a gradient must satisfy whatever computes it.
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <memory>
 
 #include "check.h"
 
@@ -155,6 +157,50 @@ TEST_CASE("gpu: gradients of long rows and few heads, whose segments run side by
         const std::string wrong = run_and_report(call, oracle_backward(sample));
         CHECK_MESSAGE(wrong.empty(), wrong);
     }
+}
+
+// In one segment and in several, ragged, with rows that are skipped by either table; the card full of heads or not.
+TEST_CASE("gpu: a backward that reads what its forward has saved") {
+    int calls = 0, equal = 0;
+    const auto check = [&](const char* what, int32_t engine, const std::function<void(Case&)>& edit) {
+        for (const int32_t dtype : {FLASHQLA_DTYPE_BF16, FLASHQLA_DTYPE_F16}) {
+            Case c = qwen_case(what, dtype);
+            edit(c);
+            make_valid(c);
+            const Sample sample = make_sample(c);
+            Call::Options options;
+            options.engine = engine;
+            const std::unique_ptr<Buffer> saved = save(sample, options);
+            if (!saved) continue;  // not on this device
+            bool kept = true;
+            const uint8_t* const bytes = saved->download(kept);
+            const std::vector<uint8_t> before(bytes, bytes + saved->bytes());
+            options.op = FLASHQLA_OP_BACKWARD;
+            Call alone(sample, options);
+            CHECK(alone.query().saved_bytes == saved->bytes());
+            CHECK(alone.run() == FLASHQLA_STATUS_OK);
+            options.saved = saved.get();
+            options.poison = c.seed;
+            Call call(sample, options);
+            const std::string wrong = run_and_report(call, oracle_backward(sample));
+            CHECK_MESSAGE(wrong.empty(), "engine ", engine, " ", wrong);
+            const uint8_t* const after = saved->download(kept);
+            CHECK_MESSAGE(kept, "guard bands of what was saved");
+            CHECK_MESSAGE(std::equal(before.begin(), before.end(), after), "what was saved has changed");
+            calls++, equal += call.bytes() == alone.bytes();
+        }
+    };
+    for (const int32_t engine : {FLASHQLA_ENGINE_AUTO, FLASHQLA_ENGINE_CHUNKED}) {
+        check("ragged", engine, [](Case& c) { c.lengths = {130, 1, 0, 640, 64, 200}; });
+        check("skipped rows", engine, [](Case& c) { c.lengths.assign(12, 150), c.states = States::special_slots, c.head_map = FLASHQLA_HEADS_TILED; });
+        check("equal rows", engine, [](Case& c) { c.offsets = Offsets::none, c.lengths.assign(3, 500), c.extra = Extra::checkpoints; });
+        check("full card", engine, [](Case& c) { c.key_heads = 8, c.value_heads = 16, c.lengths.assign(9, 100); });
+    }
+    for (const int32_t engine : {FLASHQLA_ENGINE_AUTO, FLASHQLA_ENGINE_CONTEXT_PARALLEL}) {
+        check("a long row", engine, [](Case& c) { c.lengths = {6001}, c.extra = Extra::checkpoints, c.checkpoint_interval = 640; });
+        check("long rows", engine, [](Case& c) { c.lengths = {3001, 0, 100, 2000}, c.states = States::special_slots; });
+    }
+    MESSAGE(calls, " calls, of which ", equal, " have the bits of the backward that recomputes");
 }
 
 TEST_SUITE_END();

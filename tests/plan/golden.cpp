@@ -2,7 +2,8 @@
 //
 // Columns: a request (card, op, HK/HV, KxV, tensor/state dtype, engine, flags, rows, tokens, max_tokens, options), then the plan (status,
 // engine, launches, segments, workspace, most workspace, saved, steps, reason). Options, letter by letter: o offsets, r reads states,
-// w writes them, c checkpoints, t per-token states, u unaligned, v VK layout, g raw gate with L2 norm; - none.
+// w writes them, c checkpoints, t per-token states, u unaligned, v VK layout, g raw gate with L2 norm,
+// s saves (forward) or reads what was saved (backward); - none.
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>
 
@@ -70,6 +71,7 @@ fqla::Request request_of(const std::vector<std::string>& f) {
     r.bounds = {std::stoll(f[7]), std::stoll(f[8]), std::stoll(f[9]), has('o')};
     r.state = {has('r'), has('w'), has('c'), has('t')};
     r.aligned_16_bytes = !has('u');
+    r.saved = has('s');
     return r;
 }
 
@@ -95,7 +97,8 @@ std::string answer(const std::vector<std::string>& fields) {
              : plan.status == FLASHQLA_STATUS_UNSUPPORTED ? "UNSUPPORTED"
                                                           : "?")
          << '\t' << plan.engine << '\t' << plan.launches() << '\t' << plan.segments << '\t' << plan.workspace.total_bytes() << '\t'
-         << fqla::most_workspace_bytes(request, caps) << '\t' << plan.saved_bytes << '\t' << steps_of(plan) << '\t' << (plan.reason[0] ? plan.reason : "-");
+         << fqla::most_workspace_bytes(request, caps) << '\t' << (plan.status ? 0 : fqla::saved_bytes(request, caps)) << '\t' << steps_of(plan) << '\t'
+         << (plan.reason[0] ? plan.reason : "-");
     return text.str();
 }
 

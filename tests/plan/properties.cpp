@@ -73,6 +73,12 @@ Request any_request(Dice& dice) {
     return r;
 }
 
+// The same with `saved` given, where there is anything to save.
+Request saving(Request r, const fqla::Caps& caps) {
+    r.saved = fqla::saved_bytes(r, caps) > 0;
+    return r;
+}
+
 // A call within the bounds of `large`, with whatever alignment and state options.
 Request any_within(Dice& dice, const Request& large) {
     Request r = large;
@@ -129,7 +135,8 @@ TEST_SUITE("properties") {
                 const Request large = any_request(dice);
                 const uint64_t most = fqla::most_workspace_bytes(large, card.caps);
                 for (int j = 0; j < 4; j++) {
-                    const Request small = any_within(dice, large);
+                    Request small = any_within(dice, large);
+                    if (dice.coin()) small = saving(small, card.caps);
                     const bool serves = fqla::make_plan(small, card.caps).workspace.total_bytes() <= most;
                     const bool grows = fqla::most_workspace_bytes(small, card.caps) <= most;
                     if (serves && grows) continue;
@@ -145,7 +152,8 @@ TEST_SUITE("properties") {
         Dice dice(2);
         for (const Card& card : kCards)
             for (int i = 0; i < 3000; i++) {
-                const Request r = any_request(dice);
+                Request r = any_request(dice);
+                if (dice.coin()) r = saving(r, card.caps);
                 const Plan plan = fqla::make_plan(r, card.caps);
                 const char* fault = fault_of(plan, r, card.caps);
                 if (!fault) continue;
@@ -163,6 +171,33 @@ TEST_SUITE("properties") {
                 if (r.problem.engine != FLASHQLA_ENGINE_AUTO) CHECK(plan.engine == r.problem.engine);
                 if (plan.status) CHECK(std::strlen(plan.reason) > 10);
             }
+    }
+
+    TEST_CASE("forward and backward agree on what is saved, and both can use it") {
+        Dice dice(4);
+        int saved = 0;
+        for (const Card& card : kCards)
+            for (int i = 0; i < 2000; i++) {
+                Request r = any_request(dice);
+                r.aligned_16_bytes = true;
+                r.problem.form.key_dim = r.problem.form.value_dim = 128;
+                r.problem.form.dtype = dice.coin() ? FLASHQLA_DTYPE_BF16 : FLASHQLA_DTYPE_F16;
+                r.bounds = with_or_without_offsets({dice.between(1, 20), dice.sized(1 << 16), dice.sized(1 << 14), dice.coin()});
+                const uint64_t bytes = fqla::saved_bytes(r, card.caps);
+                r.op = FLASHQLA_OP_BACKWARD;
+                CHECK(fqla::saved_bytes(r, card.caps) == bytes);
+                r.op = FLASHQLA_OP_FORWARD;
+                CHECK(fqla::saved_bytes(r, card.caps) == bytes);
+                if (!bytes) continue;
+                const Plan forward = fqla::make_plan(saving(r, card.caps), card.caps);
+                r.op = FLASHQLA_OP_BACKWARD;
+                const Plan backward = fqla::make_plan(saving(r, card.caps), card.caps);
+                if (forward.status || backward.status) continue;  // context parallelism asked for, and too little of a row to cut
+                CHECK(forward.saved.total_bytes() == bytes);
+                CHECK(backward.saved.total_bytes() == bytes);
+                saved++;
+            }
+        CHECK(saved > 50);
     }
 
     TEST_CASE("every kernel of the table has a name of its own") {

@@ -16,6 +16,24 @@ Outcome must_run(Call& call, void* stream) {
     return call.read();
 }
 
+std::unique_ptr<Buffer> save(const Sample& sample, Call::Options options) {
+    options.op = FLASHQLA_OP_FORWARD;
+    const uint64_t bytes = Call(sample, options).query().saved_bytes;
+    if (!bytes) return nullptr;
+    auto saved = std::make_unique<Buffer>(bytes, sample.c.seed);
+    options.saved = saved.get();
+    Call forward(sample, options);
+    const int32_t status = forward.run();
+    if (status == FLASHQLA_STATUS_UNSUPPORTED && std::strstr(flashqla_last_error(), "args.saved")) return nullptr;  // views off 16 bytes
+    CHECK_MESSAGE(status == FLASHQLA_STATUS_OK, flashqla_status_name(status), ": ", flashqla_last_error(), " ", sample.c.text());
+    const std::string wrong = report(sample, forward.read(), oracle_forward(sample), Arithmetic::tensor16);  // whatever engine serves without saving
+    CHECK_MESSAGE(wrong.empty(), "saving forward, engine ", options.engine, " ", wrong);
+    bool kept = true;
+    saved->download(kept);
+    CHECK_MESSAGE(kept, "guard bands of what is saved");
+    return saved;
+}
+
 std::string run_and_report(Call& call, const Outcome& want) {
     const int32_t status = call.run();
     if (status) return call.sample().c.text() + "\n    " + flashqla_status_name(status) + ": " + flashqla_last_error();

@@ -13,6 +13,9 @@ Arithmetic arithmetic_of(const Case& c, const Call& call);
 // Runs and reads; the status must be OK.
 Outcome must_run(Call& call, void* stream = nullptr);
 
+// What a forward of the sample with these options saves for the backward, itself compared with the oracle; null where it saves nothing.
+std::unique_ptr<Buffer> save(const Sample& sample, Call::Options options);
+
 // Runs `call` and compares with the oracle; "" when all is well.
 std::string run_and_report(Call& call, const Outcome& want);
 // Both operations on the engine that AUTO picks.
