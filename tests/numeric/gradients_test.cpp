@@ -177,13 +177,16 @@ TEST_CASE("gpu: a backward that reads what its forward has saved") {
             const std::vector<uint8_t> before(bytes, bytes + saved->bytes());
             options.op = FLASHQLA_OP_BACKWARD;
             Call alone(sample, options);
+            if (alone.query().status == FLASHQLA_STATUS_UNSUPPORTED) continue;  // too few chunks to cut on request
             CHECK(alone.query().saved_bytes == saved->bytes());
-            CHECK(alone.run() == FLASHQLA_STATUS_OK);
             options.saved = saved.get();
             options.poison = c.seed;
             Call call(sample, options);
-            const std::string wrong = run_and_report(call, oracle_backward(sample));
-            CHECK_MESSAGE(wrong.empty(), "engine ", engine, " ", wrong);
+            const Outcome want = oracle_backward(sample);
+            for (Call* each : {&alone, &call}) {
+                const std::string wrong = run_and_report(*each, want);
+                CHECK_MESSAGE(wrong.empty(), "engine ", engine, each == &call ? ", from what was saved " : " ", wrong);
+            }
             const uint8_t* const after = saved->download(kept);
             CHECK_MESSAGE(kept, "guard bands of what was saved");
             CHECK_MESSAGE(std::equal(before.begin(), before.end(), after), "what was saved has changed");
