@@ -1,9 +1,8 @@
 """flashqla for compare.py: `compare.py ... --ours bench/compare_adapter.py`.
 
-forward(case), backward(case), decode(case) make callables over libflashqla.so by ctypes; forward_saving(case) is a forward that keeps what
-backward_saved(case) reads, backward(case) recomputes it. Structs and device memory are made once; a call only enqueues, on torch's current
-stream, so that it can be captured in a graph. In the mode `memory` outputs and workspace are made inside the call, to be counted. The
-library: $FLASHQLA_LIBRARY, else the newest build/*/libflashqla.so.
+Its functions of a case make callables over libflashqla.so by ctypes. Structs and device memory are made once; a call only enqueues, on
+torch's current stream, so that it can be captured in a graph. In the mode `memory` outputs and workspace are made inside the call, to be
+counted. The library: $FLASHQLA_LIBRARY, else the newest build/*/libflashqla.so.
 """
 import ctypes as c
 import glob
@@ -16,7 +15,8 @@ DTYPES = {torch.float32: 1, torch.bfloat16: 2, torch.float16: 3, torch.float64: 
 FORWARD, BACKWARD = 0, 1
 CPU = -1
 ENGINE = 0  # FLASHQLA_ENGINE_*: AUTO; regret.py asks for each in turn
-NORM_L2, STATE_VK, KEYS_BOUNDED = 1, 1, 1
+NORM_L2, STATE_VK, KEYS_BOUNDED, NO_FINAL = 1, 1, 1, 1
+GATE_RAW, BETA_LOGIT = 2, 1
 
 
 class Tensor(c.Structure):
@@ -142,9 +142,9 @@ class Call:
         return made
 
     def buffer(self, count):
-        made = torch.empty(max(count, 1), dtype=torch.uint8, device=self.like.device)  # torch aligns to 512 bytes
+        made = torch.empty(count + 256, dtype=torch.uint8, device=self.like.device)
         self.keep.append(made)
-        return made.data_ptr() if count else None
+        return -(-made.data_ptr() // 256) * 256 if count else None
 
     def build(self):
         self.keep = []
@@ -180,51 +180,33 @@ def set_inputs(args, case):
     args.q, args.k, args.v, args.gate, args.beta = (view(getattr(case, n)) for n in ("q", "k", "v", "g", "beta"))
 
 
-def save_in(args, call):
-    args.saved, args.saved_bytes = call.buffer(call.info.saved_bytes), call.info.saved_bytes
-
-
-def forward(case, saves=False):
+def forward(case, save=False):
     # write_data is set with the outputs below; the query before it only wants to know that states are stored.
-    state = sized(State, read_data=case.h0.data_ptr(), write_data=case.h0.data_ptr())
+    state = sized(State, read_data=case.h0.data_ptr() if case.h0 is not None else None, write_data=case.q.data_ptr())
 
     def make_args(call):
         args = sized(ForwardArgs)
         set_inputs(args, case)
-        out, final = call.empty(case.v), call.empty(case.h0)
+        out, final = call.empty(case.v), call.empty(case.states())
         args.out, state.write_data = view(out), final.data_ptr()
-        if saves:
-            save_in(args, call)
+        if save:
+            args.saved, args.saved_bytes = call.buffer(call.info.saved_bytes), call.info.saved_bytes
         return args, (out, final)
 
-    return Call(case, FORWARD, plain_problem(case), ragged(case), state, make_args)
+    call = Call(case, FORWARD, plain_problem(case), ragged(case), state, make_args)
+    if save and not call.info.saved_bytes:
+        raise RuntimeError("nothing to save")
+    return call
 
 
 def forward_saving(case):
-    return forward(case, saves=True)
-
-
-def saved_by_forward(case):
-    """A forward that has run, with what it keeps for the backward; its output is not needed."""
-
-    def forward_args(call):
-        args = sized(ForwardArgs)
-        set_inputs(args, case)
-        args.out = view(call.empty(case.v))
-        save_in(args, call)
-        return args, None
-
-    before = Call(case, FORWARD, plain_problem(case), ragged(case), sized(State, read_data=case.h0.data_ptr()), forward_args)
-    if before.count_memory:
-        before.count_memory = False
-        before.build()
-    before()
-    return before
+    """forward that also writes call.args.saved for backward_saved(case, call)."""
+    return forward(case, save=True)
 
 
 def backward(case, before=None):
-    state = sized(State, read_data=case.h0.data_ptr())
-    problem, sequences = plain_problem(case), ragged(case)
+    """Recomputes what it needs, or takes it from what `before`, a forward_saving(case) that has run, kept."""
+    state = sized(State, read_data=case.h0.data_ptr() if case.h0 is not None else None)
 
     def make_args(call):
         args = sized(BackwardArgs)
@@ -235,31 +217,121 @@ def backward(case, before=None):
         result = {}
         for field, name, like in (("dq", "dq", case.q), ("dk", "dk", case.k), ("dv", "dv", case.v), ("d_gate", "dg", case.g),
                                   ("d_beta", "dbeta", case.beta), ("d_initial", "dh0", case.h0)):
-            result[name] = call.empty(like)
-            setattr(args, field, view(result[name]))
+            if like is not None:
+                result[name] = call.empty(like)
+                setattr(args, field, view(result[name]))
         return args, result
 
-    call = Call(case, BACKWARD, problem, sequences, state, make_args)
+    call = Call(case, BACKWARD, plain_problem(case), ragged(case), state, make_args)
     call.before = before  # `saved` lives as long as the call
     return call
 
 
-def backward_saved(case):
-    return backward(case, saved_by_forward(case))
+def backward_saved(case, before=None):
+    if before is None:
+        before = forward_saving(case)
+        before()
+    return backward(case, before)
+
+
+def step(case, save=False):
+    before = forward(case, save)
+    after = backward(case, before if save else None)
+
+    def run():
+        before()
+        return after()
+    return run
+
+
+def step_saved(case):
+    return step(case, save=True)
+
+
+def workspace_bytes(seqlens, key_heads, value_heads, op, device="cuda", dim=128):
+    """What a call of these bounds would take; nothing is allocated. States are read and stored, keys bounded."""
+    here = handle(torch.empty(0, device=device))
+    some = 256  # any aligned address stands for what is not looked at
+    problem = sized(Problem, key_heads=key_heads, value_heads=value_heads, key_dim=dim, value_dim=dim, dtype=DTYPES[torch.bfloat16], flags=KEYS_BOUNDED)
+    sequences = sized(Sequences, rows=len(seqlens), tokens=sum(seqlens), max_tokens=max(seqlens), offsets=some)
+    state = sized(State, read_data=some, write_data=some if op == FORWARD else None)
+    info = sized(QueryInfo)
+    check(lib().flashqla_query(here, c.byref(problem), c.byref(sequences), c.byref(state), op, c.byref(info)))
+    if info.status:
+        raise RuntimeError(info.reason.decode())
+    return info.workspace_bytes
+
+
+def serve(case, first=0, last=None, token_slots=False, interval=0):
+    """Rows [first, last) of a case as servers send them: raw gates, logits, L2 norm, VK states in place in the slots of a pool."""
+    last = case.n if last is None else last
+    lengths, begin = case.seqlens[first:last], sum(case.seqlens[:first])
+    count, tokens, width = len(lengths), sum(lengths), max(lengths)
+    equal = min(lengths) == width
+    i32 = lambda values: torch.tensor(values, dtype=torch.int32, device=case.q.device)
+    tables = {"slots": i32(range(count)), "offsets": i32([sum(lengths[:i]) for i in range(count + 1)])}
+    extra = []  # slots beside those of the rows, by row
+    if token_slots:
+        extra = [width] * count
+    elif interval:
+        width = width // interval
+        extra = [n // interval for n in lengths]
+    if extra:
+        starts = [count + sum(extra[:i]) for i in range(count)]
+        tables["extra"] = i32([[s + j if j < n else -1 for j in range(width)] for s, n in zip(starts, extra)])
+    pool = torch.zeros(count + sum(extra), case.hv, case.d, case.d, dtype=case.state_dtype, device=case.q.device)
+    pool[:count] = case.h0[first:last].transpose(-1, -2)
+    state = sized(State, read_data=pool.data_ptr(), write_data=pool.data_ptr(), read_slots_count=len(pool), write_slots_count=len(pool),
+                  read_slots=tables["slots"].data_ptr(), write_slots=tables["slots"].data_ptr(), flags=NO_FINAL if token_slots else 0)
+    if token_slots:
+        state.token_slots, state.token_width = tables["extra"].data_ptr(), width
+    elif interval:
+        state.checkpoint_interval, state.checkpoint_slots, state.checkpoint_width = interval, tables["extra"].data_ptr(), width
+    problem = sized(Problem, key_heads=case.hk, value_heads=case.hv, key_dim=case.d, value_dim=case.d, dtype=DTYPES[case.q.dtype],
+                    state_dtype=DTYPES[case.state_dtype], gate=GATE_RAW, beta=BETA_LOGIT, qk_norm=NORM_L2, state_layout=STATE_VK,
+                    scale=case.scale, engine=ENGINE)
+    sequences = sized(Sequences, rows=count, tokens=tokens, max_tokens=max(lengths), offsets=None if equal else tables["offsets"].data_ptr())
+    inputs = {n: getattr(case, n)[0][begin:begin + tokens] for n in ("q", "k", "v", "a", "b")}
+
+    def make_args(call):
+        out = call.empty(inputs["v"])
+        args = sized(ForwardArgs, out=view(out), A_log=view(case.A_log), dt_bias=view(case.dt_bias))
+        args.q, args.k, args.v, args.gate, args.beta = (view(inputs[n]) for n in ("q", "k", "v", "a", "b"))
+        states = pool[count:].view(count, -1, *pool.shape[1:]) if token_slots else pool[:count]
+        return args, (out, states.transpose(-1, -2))
+
+    call = Call(case, FORWARD, problem, sequences, state, make_args)
+    call.tables, call.pool = tables, pool
+    return call
 
 
 def decode(case):
-    pool = case.h0.transpose(-1, -2).contiguous()
-    state = sized(State, read_data=pool.data_ptr(), write_data=pool.data_ptr())
-    problem = sized(Problem, key_heads=case.hk, value_heads=case.hv, key_dim=case.d, value_dim=case.d, dtype=DTYPES[case.q.dtype],
-                    scale=case.scale, qk_norm=NORM_L2, state_layout=STATE_VK)
-    sequences = sized(Sequences, rows=case.n, tokens=case.n)
-    first = {n: getattr(case, n)[0][:case.n].contiguous() for n in ("q", "k", "v", "g", "beta")}
+    return serve(case)
 
-    def make_args(call):
-        out = call.empty(first["v"])
-        args = sized(ForwardArgs, out=view(out))
-        args.q, args.k, args.v, args.gate, args.beta = (view(first[n]) for n in ("q", "k", "v", "g", "beta"))
-        return args, (out, pool)
 
-    return Call(case, FORWARD, problem, sequences, state, make_args)
+def verify(case):
+    return serve(case, token_slots=True)
+
+
+def alike(a, b, what):
+    error = ((a.double() - b.double()).norm() / b.double().norm()).item()
+    if not error < 1e-2:
+        raise RuntimeError(f"{what}: {error:.3g} apart")
+
+
+def mixed(case):
+    """The whole batch in one call; its long rows; its rows of one token."""
+    long_rows = sum(n > 1 for n in case.seqlens)
+    calls = serve(case), serve(case, 0, long_rows), serve(case, long_rows)
+    (out, _), (first, _), (rest, _) = (call() for call in calls)
+    alike(out, torch.cat([first, rest]), "one call and two")
+    return calls
+
+
+def checkpoints(case, interval=1024):
+    """With checkpoints; without; the bytes that they are."""
+    calls = serve(case, interval=interval), serve(case)
+    (out, _), (plain, _) = (call() for call in calls)
+    alike(out, plain, "with checkpoints and without")
+    pool = calls[0].pool
+    return *calls, (len(pool) - case.n) * pool[0].numel() * pool.element_size()
