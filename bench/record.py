@@ -9,7 +9,7 @@ A row takes the place of the one with the same kind, heads and rows; other gates
 (fwd_model_ms), and so is a backward from saved tensors (bwd_saved_ms). The best peer is the fastest of those that ran beside ours and, with
 --recorded FILE (columns kind, heads, seqs, flash_qla, flashinfer, fla, ...), of those that did not: such a peer's name ends in ", recorded".
 `error` is the largest relative error of ours over all tensors of that kind's error rows of the measured form (beta up to 1, keys of norm 1)
-in the same file, else what was there. Every cell of the error rows goes to CARD_errors.tsv.
+of the same run, else what was there. Every cell of the error rows goes to CARD_errors.tsv.
 """
 import argparse
 import datetime
@@ -199,10 +199,13 @@ def main():
     p.add_argument("--date", default=datetime.date.today().isoformat())
     a = p.parse_args()
     recorded = read_recorded(a.recorded) if a.recorded else {}
+    measured = {}  # by card
     for path in a.json:
         with open(path) as f:
             rows = json.load(f)
-        out = os.path.join(a.results, card(rows))
+        measured.setdefault(card(rows), []).extend(rows)
+    for name, rows in measured.items():
+        out = os.path.join(a.results, name)
         for ending, columns, keys, add in ((".tsv", COLUMNS, 3, lambda t: merge(t, rows, recorded, a.date)),
                                            ("_errors.tsv", ERROR_COLUMNS, 5, lambda t: merge_errors(t, rows, a.date))):
             table = read_table(out + ending, columns, keys)
