@@ -64,7 +64,7 @@ def read_recorded(path):
 def card(rows):
     names = [row["gpu"] for row in rows if "gpu" in row]
     found = re.search(r"\b[A-Z]+\d+\b", names[0]) if names else None
-    return found.group().lower() if found else "h100" if not names else "cpu"
+    return found.group().lower() if found else re.sub("[^a-z0-9]+", "_", names[0].lower()) if names else "h100"
 
 
 def errors(rows):
@@ -223,7 +223,8 @@ def main():
         f.write(results_page(a.results))
     try:
         import roofline
-        roofline.draw(main_table, os.path.join(a.results, "h100.svg"))
+        if main_table:
+            roofline.draw(main_table, os.path.join(a.results, "h100.svg"))
     except ModuleNotFoundError as missing:
         print(f"the plot is as it was: {missing}")
 
