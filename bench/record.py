@@ -167,16 +167,17 @@ def error_lines(table):
              f"{len(rows) - over} are at most {MOST_RATIO} times the best peer's. The worst cell of each tensor:", "",
              "| tensor | ratio | ours | best peer | cell |", "| --- | --- | --- | --- | --- |"]
     for tensor in dict.fromkeys(r["tensor"] for r in table.values()):
-        worst = [r for r in rows if r["tensor"] == tensor][:1]
-        lines += [f"| {tensor} | {r['ratio']} | {r['ours']} | {r['its name']} {r['best peer']} | {r['gates']}, {r['beta']}, {r['keys']}, state {r['state']} |"
-                  for r in worst]
+        for r in [r for r in rows if r["tensor"] == tensor][:1]:
+            cell = f"{r['gates']}, {r['beta']}, {r['keys']}, state {r['state']}"
+            lines.append(f"| {tensor} | {r['ratio']} | {r['ours']} | {r['its name']} {r['best peer']} | {cell} |")
     return lines
 
 
 def results_page(folder):
-    lines = ["# Results", "", "Written by `bench/record.py`; `bench/README.md` tells how rows are measured. Factors are the best peer's time over ours; for "
-             "prefill and decode", "rows in one call they are two calls of ours over the one, for checkpoints the call without them and a copy of their bytes. MiB where "
-             "memory", "is named."]
+    lines = ["# Results", "",
+             "Written by `bench/record.py`; `bench/README.md` tells how rows are measured. Factors are the best peer's time over ours; for prefill and decode",
+             "rows in one call, that of two calls of ours over the one; for checkpoints, that of the call without them and of a copy of their bytes over the",
+             "call with them. MiB where memory is named."]
     for name in sorted(n for n in os.listdir(folder) if n.endswith(".tsv") and not n.endswith("_errors.tsv")):
         table = read_table(os.path.join(folder, name))
         lines += ["", f"## {name}", "", *speeds(table, TITLES)]
