@@ -4,7 +4,7 @@
 #   sh cmake/setup.sh          compilers, test and benchmark libraries, and nvcc 13.0
 #   sh cmake/setup.sh --cpu    the same without nvcc (then configure with -DFLASHQLA_CUDA=OFF)
 #   sh cmake/setup.sh --lint   also clang, clang-format and clang-tidy 14, for the tests that are skipped without them
-#   sh cmake/setup.sh --bindings   also what the bindings' tests are skipped without: numpy for Python, rustc, go, mono
+#   sh cmake/setup.sh --bindings   also what the bindings' tests are skipped without: numpy for Python, rustc, go, mono, debootstrap
 #                              (150 MB to download, 720 MB on disk)
 #
 # Packages come by apt-get (Debian 12, Ubuntu 24.04 and later), as root or through sudo where that asks for no password; otherwise the
@@ -64,6 +64,8 @@ if [ $want_bindings = yes ]; then
     has go || lacks golang-go
     has mcs || lacks mono-mcs
     has mono || lacks mono-runtime
+    has debootstrap || lacks debootstrap
+    has wget || lacks wget
 fi
 if [ $want_bindings = yes ] && python_is_debians; then
     has_module numpy || lacks python3-numpy

@@ -352,15 +352,15 @@ def _inputs(
     return _Inputs(q, k, v, g, beta, A_log, dt_bias, initial_state, cu_seqlens)
 
 
-def _call(x: _Inputs, form: _Form, engine: Engine, output_final_state: bool) -> tuple[Tensor, Optional[Tensor]]:
-    saved_bytes = 0 if torch.compiler.is_compiling() or engine != Engine.AUTO else _saved_bytes(x, form)
+def _call(x: _Inputs, form: _Form, engine: Engine, output_final_state: bool, save: bool = False) -> tuple[Tensor, Optional[Tensor]]:
+    saved_bytes = _saved_bytes(x, form) if save and not torch.compiler.is_compiling() else 0
     out, final, _ = torch.ops.flashqla.gated_delta_rule.default(*x, *form, engine, output_final_state, saved_bytes)
     return out, final if output_final_state else None
 
 
 def _saved_bytes(x: _Inputs, form: _Form) -> int:
     """What a forward is to keep for the backward to come. Compiled graphs keep nothing: the size is the library's to tell, and shapes may
-    be symbols there; the gradients are the same. So they are after fused_recurrent_..., whose backward is another problem's."""
+    be symbols there; the gradients are the same."""
     if not x.q.is_cuda or not torch.is_grad_enabled() or not any(t is not None and t.requires_grad for t in x):
         return 0
     user = handle(x.q.device)
@@ -392,6 +392,7 @@ def chunk_gated_delta_rule(
     A_log: Optional[Tensor] = None,
     dt_bias: Optional[Tensor] = None,
     max_seqlen: Optional[int] = None,
+    save_for_backward: bool = False,
     **others: Any,
 ) -> tuple[Tensor, Optional[Tensor]]:
     """Gated DeltaNet over whole rows, by whichever engine suits.
@@ -402,14 +403,15 @@ def chunk_gated_delta_rule(
     Returns out [B, T, HV, V] in q's dtype, and the final state in float32, or None.
 
     max_seqlen promises that no row is longer (rows that are get cut); without it T stands for it, and room is made for that.
-    cu_seqlens_cpu tells the same. chunk_indices is not needed and not read."""
+    cu_seqlens_cpu tells the same. chunk_indices is not needed and not read.
+    save_for_backward keeps what spares the backward a recomputation, 65 KiB for 64 tokens of a value head, where the engine has that."""
     if cp_context is not None:
         raise NotImplementedError("cp_context: rows spread over several devices are not supported")
     if max_seqlen is None and cu_seqlens is not None and cu_seqlens_cpu is not None and not torch.compiler.is_compiling():
         max_seqlen = int((cu_seqlens_cpu[1:] - cu_seqlens_cpu[:-1]).max())
     form = _form(scale, max_seqlen, use_qk_l2norm_in_kernel, use_beta_sigmoid_in_kernel, allow_neg_eigval, state_v_first, others)
     inputs = _inputs(q, k, v, g, beta, (use_gate_in_kernel, A_log, dt_bias), initial_state, cu_seqlens)
-    return _call(inputs, form, Engine.AUTO, output_final_state)
+    return _call(inputs, form, Engine.AUTO, output_final_state, save_for_backward)
 
 
 def fused_recurrent_gated_delta_rule(

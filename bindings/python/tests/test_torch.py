@@ -150,6 +150,16 @@ class Torch(common.TestCase):
                         theirs={"l2norm": True},
                     )
 
+    def test_saving_for_the_backward(self) -> None:
+        for dtype in (torch.float16, torch.bfloat16):
+            with self.subTest(dtype=dtype):
+                self.compare(
+                    make(tokens=257, dtype=dtype),
+                    self.BOUNDS[dtype],
+                    forms={"use_qk_l2norm_in_kernel": True, "save_for_backward": True},
+                    theirs={"l2norm": True},
+                )
+
     def test_raw_gates_logits_and_layout(self) -> None:
         x = make(raw=True, dtype=torch.float32, K=32, V=48)
         x["initial_state"] = x["initial_state"].detach().transpose(2, 3).contiguous().requires_grad_()
