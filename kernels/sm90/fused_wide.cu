@@ -4,8 +4,8 @@
 //   copy, a warp             48         k and q of a chunk                     (stage free -> stage filled)
 //                                       output, then v two chunks on           (output ready -> values ready)
 //   tokens, a warp           48         gates, betas, norms to factors         (tables free, norms ready -> tables ready; record free -> record ready)
-//   gates, warpgroup         80         K K^T, norms                           (stage filled -> norms ready)
-//                                       -N                                     (tables ready, lower free -> lower ready)
+//   gates, warpgroup         80         K K^T, -N                              (stage filled, tables ready, lower free -> lower ready)
+//                                       norms of the next chunk                (stage filled -> norms ready)
 //                                       K Q^T, scores of the chunk before      (record free -> stage free, record ready, tables free)
 //   invert, two warps        48         every second chunk's inverse           (lower ready -> lower free; solve free -> record ready)
 //   math, two warpgroups     192        recurrence and output                  (stage filled, record, values ready -> solve, stage, record free, output ready)
@@ -152,6 +152,7 @@ __device__ __forceinline__ void begin_product(float (&d)[32], uint32_t a, uint32
 }
 
 // -N of a chunk before the scores of the one before it: scores wait until the recurrence has left their record, -N has the way through the inverse before it.
+// Norms a chunk ahead: the token warp then has the factors ready in time.
 template <class T>
 __device__ __forceinline__ void gate_role(const Sm90FusedParams& p, const Units& units, uint32_t smem, Ring<Wide::kStages> ring, const WideEvents& events) {
     using E = WideEvents;
@@ -174,6 +175,12 @@ __device__ __forceinline__ void gate_role(const Sm90FusedParams& p, const Units&
     auto next = [](int table) { return table == Wide::kTableSlots - 1 ? 0 : table + 1; };
     Ring<Wide::kStages> scored = ring;
     int done = 0, table = 0, scored_table = 0;
+    auto make_norms = [&](const Ring<Wide::kStages>& at, int c, int left) {
+        at.wait_filled();
+        measure_norms<T>(smem + at.stage() * Wide::kStageBytes, 2, smem + Wide::kNorms + (c & 1) * Wide::kNormBytes, this_thread(), p.forms.eps,
+                         min(left, kChunk));
+        events.announce(E::norms_ready, c);
+    };
     auto make_scores = [&](int c) {
         const Thread me = this_thread();
         const uint32_t stage = smem + scored.stage() * Wide::kStageBytes;
@@ -198,6 +205,7 @@ __device__ __forceinline__ void gate_role(const Sm90FusedParams& p, const Units&
             if (w.skip) continue;
             chunks = w.chunks, left = static_cast<int>(w.tokens.length);
         }
+        if (p.forms.qk_norm && chunks > 0) make_norms(ring, done, left);
 #pragma unroll 1
         for (int c = 0; c < chunks; ++c, ++done, left -= kChunk, ring.advance(), table = next(table)) {
             {
@@ -207,18 +215,17 @@ __device__ __forceinline__ void gate_role(const Sm90FusedParams& p, const Units&
                 float d[32], e[8];
                 ring.wait_filled();
                 begin_product<T>(d, stage + Wide::kK, stage + Wide::kK);
-                if (p.forms.qk_norm) {
-                    SolveAt tiles{};
-                    tiles.k = stage + Wide::kK, tiles.q = stage + Wide::kQ, tiles.norms = smem + Wide::kNorms + (done & 1) * Wide::kNormBytes;
-                    measure_norms<Wide::kHalf, 2>(tiles, p.forms.eps, min(left, kChunk), fresh_thread() % 128, T{});
-                    events.announce(E::norms_ready, done);
-                }
                 events.wait(E::tables_ready, done);
                 diagonal_gates(e, at, me);
                 events.wait_free(E::lower_free, done);
                 mma_wait<0>(), pin(d);
                 gate_lower(at, me, e, d);
                 events.announce(E::lower_ready, done);
+            }
+            if (p.forms.qk_norm && c + 1 < chunks) {
+                Ring<Wide::kStages> ahead = ring;
+                ahead.advance();
+                make_norms(ahead, done + 1, left - kChunk);
             }
             if (done > 0) make_scores(done - 1);
         }

@@ -90,15 +90,15 @@ __device__ __forceinline__ void resolve_tokens(const SolveForms& p, const SolveA
 }
 
 // 1/sqrt(sum x^2 + eps) of the 64 rows of k and q: a thread takes half of the rows' columns of each. Rows from `valid` on get 0: they are another
-// row's tokens, and their NaN times a zero beta would be NaN. kAtOnce: pieces of a row that are read before the first is used, and the length of the code.
-template <int kHalf = kTileBytes, int kAtOnce = 16>
+// row's tokens, and their NaN times a zero beta would be NaN.
+template <int kHalf = kTileBytes>
 __device__ __forceinline__ void measure_norms(const SolveAt& at, float eps, int valid, int thread, auto dtype) {
     const int row = thread / 2, half = thread % 2;
-#pragma unroll kAtOnce > 8 ? 2 : 1
+#pragma unroll
     for (int which = 0; which < 2; ++which) {
         const uint32_t tile = (which ? at.q : at.k) + half * kHalf;
         float sum = 0;
-#pragma unroll kAtOnce < 8 ? kAtOnce : 8
+#pragma unroll
         for (int piece = 0; piece < 8; ++piece) {
             const uint4 v = load_shared_u4(tile + swizzled(row, piece));
             const uint32_t w[4] = {v.x, v.y, v.z, v.w};
