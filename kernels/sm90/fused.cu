@@ -134,10 +134,13 @@ __device__ __forceinline__ void fuse(const Sm90FusedParams& p) {
     Ring<Pair::kStages> ring(smem + Pair::kBarriers);
     const Ring<1> staging(tail + 8 * Pair::kStages);
     const PairEvents events{tail + 8 * Pair::kStages + 16};
-    // Any number of clusters serves: they take units in turn.
-    const Units units{static_cast<int>(blockIdx.x / 2), p.forward.rows.count * p.forward.value_heads, static_cast<int>(gridDim.x / 2),
-                      static_cast<int>(blockIdx.x % 2), 0};
-    const int rank = __shfl_sync(~0u, units.part, 0);
+    // Any number of clusters serves: they take units in turn. Every role makes them for itself: what lives across the branch would have to fit into the
+    // smallest register share.
+    auto units = [&] {
+        return Units{static_cast<int>(blockIdx.x / 2), p.forward.rows.count * p.forward.value_heads, static_cast<int>(gridDim.x / 2),
+                     static_cast<int>(blockIdx.x % 2), 0};
+    };
+    const int rank = __shfl_sync(~0u, static_cast<int>(blockIdx.x % 2), 0);
     if (threadIdx.x == 0) {
         ring.init(1, 16);  // math and solve warps of both blocks
         for (int i = 0; i < Pair::kStages; ++i) barrier_init(tail + 8 * i, 1);
@@ -151,16 +154,16 @@ __device__ __forceinline__ void fuse(const Sm90FusedParams& p) {
     if (warp < 4) {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
         PairRecords records{events, rank};
-        math_role<T, Pair>(p.forward, units, smem, ring, staging, records);
+        math_role<T, Pair>(p.forward, units(), smem, ring, staging, records);
     } else if (warp < 8) {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
-        solve_role<T>(p, units, smem, ring, events, rank);
+        solve_role<T>(p, units(), smem, ring, events, rank);
     } else {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
         if (warp == 8)
-            load_role<Pair>(p.forward, units, smem, ring, tail);
+            load_role<Pair>(p.forward, units(), smem, ring, tail);
         else if (warp == 9)
-            store_role<Pair>(p.forward, units, smem, staging, 0);
+            store_role<Pair>(p.forward, units(), smem, staging, 0);
     }
     __syncwarp();
     sync_cluster();  // the other block may still write here

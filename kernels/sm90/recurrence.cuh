@@ -29,8 +29,8 @@ struct Work {
     bool mute;  // it is PAD for writing alone, in a kernel that goes on all the same: outputs are zeroed, no state of the caller's is stored
 };
 
-// The units (row, segment, value head; heads fastest) that a block goes through, and its part of each. Every role walks the same list, each as far ahead
-// as its events let it, so that a block that has several units never drains between them.
+// The units (row, segment, value head; heads fastest) that a block goes through, and its part of each. Every role walks the same list, each as
+// far ahead as its events let it, so that a block that has several units never drains between them.
 struct Units {
     int first, count, step;
     int part;
@@ -139,64 +139,63 @@ __device__ __forceinline__ void store_checkpoint(const float (&S)[64], const Sm9
     if (slot != kNoSlot) store_state(S, p, slot, w.head, at);
 }
 
-// Fills the next stage with chunk c of a unit. Behind the end of a row cut by offsets a box holds other rows' tokens: that one chunk lands on a
+// Fills stages for the chunks of a unit, in order. Behind the end of a row cut by offsets a box holds other rows' tokens: that one chunk lands on a
 // barrier of its own and is announced after k and v have been zeroed there.
 template <class L>
-__device__ __forceinline__ void load_chunk(const Sm90ForwardParams& p, const Work& w, int c, uint32_t smem, Ring<L::kStages>& ring, uint32_t tails,
-                                           uint32_t& tail_phases) {
-    const int lane = threadIdx.x % 32;
-    const int64_t token = (w.first + c) * kChunk, left = w.tokens.length - token;
-    ring.wait_free();
-    const bool ragged = p.rows.offsets && left < kChunk;
-    const uint32_t at = smem + ring.stage() * L::kStageBytes;
-    if (lane == 0) {
-        const int key_head = key_head_of(p, w.head);
-        const int n = p.rows.offsets ? 0 : static_cast<int>(w.row);
-        const uint32_t bar = ragged ? tails + 8 * ring.stage() : ring.filled();
-        const int t = static_cast<int>(token + w.tokens.begin);
-        barrier_expect(bar, L::kStageBytes + (L::kPair ? 0 : ChunkRecord::kFactorBytes));
-        // A pair shares all but v: each block brings one half of k and q and one tile, to both.
+__device__ __forceinline__ void load_chunks(const Sm90ForwardParams& p, const Work& w, uint32_t smem, Ring<L::kStages>& ring, uint32_t tails,
+                                            uint32_t& tail_phases) {
+    const int lane = threadIdx.x % 32, key_head = key_head_of(p, w.head), n = p.rows.offsets ? 0 : static_cast<int>(w.row);
+    const int64_t first = w.first * kChunk;
+    int t = static_cast<int>(first + w.tokens.begin), left = static_cast<int>(w.tokens.length - first);
+    const char* record = static_cast<const char*>(p.records) + ((first_slot(p.rows, w.row, w.tokens) + w.first) * p.value_heads + w.head) * ChunkRecord::kBytes;
+#pragma unroll 1
+    for (int c = 0; c < w.chunks; ++c, ring.advance(), t += kChunk, left -= kChunk, record += p.value_heads * static_cast<int64_t>(ChunkRecord::kBytes)) {
+        ring.wait_free();
+        const bool ragged = p.rows.offsets && left < kChunk;
+        const uint32_t at = smem + ring.stage() * L::kStageBytes;
+        if (lane == 0) {
+            const uint32_t bar = ragged ? tails + 8 * ring.stage() : ring.filled();
+            barrier_expect(bar, L::kStageBytes + (L::kPair ? 0 : ChunkRecord::kFactorBytes));
+            // A pair shares all but v: each block brings one half of k and q and one tile, to both.
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            if constexpr (!L::kCluster) {
-                load_box(at + L::kK + half * L::kHalf, p.k, 64 * half, key_head, t, n, bar);
-                if (L::kOutput) load_box(at + L::kQ + half * L::kHalf, p.q, 64 * half, key_head, t, n, bar);
-            } else if (half == w.part) {
-                load_box_pair(at + L::kK + half * L::kHalf, p.k, 64 * half, key_head, t, n, bar);
-                if (L::kOutput) load_box_pair(at + L::kQ + half * L::kHalf, p.q, 64 * half, key_head, t, n, bar);
+            for (int half = 0; half < 2; ++half) {
+                if constexpr (!L::kCluster) {
+                    load_box(at + L::kK + half * L::kHalf, p.k, 64 * half, key_head, t, n, bar);
+                    if (L::kOutput) load_box(at + L::kQ + half * L::kHalf, p.q, 64 * half, key_head, t, n, bar);
+                } else if (half == w.part) {
+                    load_box_pair(at + L::kK + half * L::kHalf, p.k, 64 * half, key_head, t, n, bar);
+                    if (L::kOutput) load_box_pair(at + L::kQ + half * L::kHalf, p.q, 64 * half, key_head, t, n, bar);
+                }
+            }
+#pragma unroll
+            for (int m = 0; m < L::kValueTiles; ++m) load_box(at + L::kV + m * kTileBytes, p.v, 64 * (w.part * L::kValueTiles + m), w.head, t, n, bar);
+            if constexpr (!L::kPair) {
+                const uint32_t factors = smem + L::kFactors + ring.stage() * 1152;
+                if constexpr (!L::kCluster) {
+                    load_bytes(factors, record + ChunkRecord::kFactors, ChunkRecord::kFactorBytes, bar);
+                    load_bytes(at + L::kSolve, record + ChunkRecord::kSolve, kTileBytes, bar);
+                    if (L::kOutput) load_bytes(at + L::kScores, record + ChunkRecord::kScores, kTileBytes, bar);
+                } else if (w.part == 0) {
+                    load_bytes_pair(factors, record + ChunkRecord::kFactors, ChunkRecord::kFactorBytes, bar);
+                    load_bytes_pair(at + L::kSolve, record + ChunkRecord::kSolve, kTileBytes, bar);
+                } else if (L::kOutput) {
+                    load_bytes_pair(at + L::kScores, record + ChunkRecord::kScores, kTileBytes, bar);
+                }
             }
         }
+        if (ragged) {
+            barrier_wait(tails + 8 * ring.stage(), tail_phases >> ring.stage() & 1);
+            tail_phases ^= 1u << ring.stage();
+            for (int piece = left * 8 + lane; piece < kChunk * 8; piece += 32) {
+                store_shared_zero16(at + L::kK + 16 * piece), store_shared_zero16(at + L::kK + L::kHalf + 16 * piece);
 #pragma unroll
-        for (int m = 0; m < L::kValueTiles; ++m) load_box(at + L::kV + m * kTileBytes, p.v, 64 * (w.part * L::kValueTiles + m), w.head, t, n, bar);
-        if constexpr (!L::kPair) {
-            const char* record =
-                static_cast<const char*>(p.records) + ((first_slot(p.rows, w.row, w.tokens) + w.first + c) * p.value_heads + w.head) * ChunkRecord::kBytes;
-            const uint32_t factors = smem + L::kFactors + ring.stage() * 1152;
-            if constexpr (!L::kCluster) {
-                load_bytes(factors, record + ChunkRecord::kFactors, ChunkRecord::kFactorBytes, bar);
-                load_bytes(at + L::kSolve, record + ChunkRecord::kSolve, kTileBytes, bar);
-                if (L::kOutput) load_bytes(at + L::kScores, record + ChunkRecord::kScores, kTileBytes, bar);
-            } else if (w.part == 0) {
-                load_bytes_pair(factors, record + ChunkRecord::kFactors, ChunkRecord::kFactorBytes, bar);
-                load_bytes_pair(at + L::kSolve, record + ChunkRecord::kSolve, kTileBytes, bar);
-            } else if (L::kOutput) {
-                load_bytes_pair(at + L::kScores, record + ChunkRecord::kScores, kTileBytes, bar);
+                for (int m = 0; m < L::kValueTiles; ++m) store_shared_zero16(at + L::kV + m * kTileBytes + 16 * piece);
             }
+            fence_to_async();
+            __syncwarp();
+            if (lane == 0) barrier_arrive(ring.filled());
         }
     }
-    if (ragged) {
-        barrier_wait(tails + 8 * ring.stage(), tail_phases >> ring.stage() & 1);
-        tail_phases ^= 1u << ring.stage();
-        for (int piece = static_cast<int>(left) * 8 + lane; piece < kChunk * 8; piece += 32) {
-            store_shared_zero16(at + L::kK + 16 * piece), store_shared_zero16(at + L::kK + L::kHalf + 16 * piece);
-#pragma unroll
-            for (int m = 0; m < L::kValueTiles; ++m) store_shared_zero16(at + L::kV + m * kTileBytes + 16 * piece);
-        }
-        fence_to_async();
-        __syncwarp();
-        if (lane == 0) barrier_arrive(ring.filled());
-    }
-    ring.advance();
 }
 
 // Load role.
@@ -205,9 +204,10 @@ __device__ __forceinline__ void load_role(const Sm90ForwardParams& p, const Unit
     uint32_t tail_phases = 0;  // a bit a stage
     for (int unit = units.first; unit < units.count; unit += units.step) {
         const Work w = find_work<L::kMutes>(p, units, unit);
-        for (int c = 0; !w.skip && c < w.chunks; ++c) load_chunk<L>(p, w, c, smem, ring, tails, tail_phases);
+        if (!w.skip) load_chunks<L>(p, w, smem, ring, tails, tail_phases);
     }
 }
+
 // The output of a unit's rows that are skipped: zeros, by one warp.
 __device__ __forceinline__ void clear_output(const Sm90ForwardParams& p, const Work& w, int v) {
     const int64_t begin = w.first * kChunk, end = begin + static_cast<int64_t>(w.chunks) * kChunk,
