@@ -90,7 +90,8 @@ struct PairLayout {
 };
 static_assert(PairLayout::kBytes <= 227 * 1024, "shared memory of a block");
 
-// kernels/sm90/fused_wide.cu: one block a head. Warpgroups: two math (64 rows of V each), gates, then two inverting warps, one for tokens, one for copies.
+// kernels/sm90/fused_wide.cu: one block a head. Warpgroups: two math (64 rows of V each), gates, then two
+// inverting warps, one for tokens, one for copies.
 struct WideLayout {
     static constexpr int kThreads = 512, kStages = 4;
     // A stage: k and q of the same half of K stand one below the other.
@@ -116,8 +117,13 @@ struct WideLayout {
     static constexpr int kBarriers = kNorms + 2 * kNormBytes;                                        // ring, the tail's, then the events
     static constexpr int kTail = kBarriers + 16 * kStages, kEventBarriers = kTail + 16, kEvents = 10;
     static constexpr int kBytes = kEventBarriers + kEvents * 16;
+    // A summary has no q: records of four chunks stand there, one in each stage, the factors where the second half would be. Their two events so have two
+    // slots more.
+    static constexpr int kSummaryRecords = kQ, kSummaryRecordStride = kStageBytes, kSummarySlots = kStages;
+    static constexpr int kSummaryBytes = kBytes + 2 * 16;
 };
-static_assert(WideLayout::kBytes <= 227 * 1024, "shared memory of a block");
+static_assert(WideLayout::kSummaryBytes <= 227 * 1024, "shared memory of a block");
+static_assert(WideLayout::kHalf == ChunkRecord::kFactors && WideLayout::kSummarySlots == 4, "a record fits where q was");
 
 // kernels/sm90/segment.cu: a block carries 8 rows of V through the segments of a row.
 struct StitchLayout {

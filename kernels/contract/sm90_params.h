@@ -38,7 +38,7 @@ struct Sm90ForwardParams {
     // state), the stitch turns that into where it ends in truth; the forward of segment j starts from entry j - 1, that of the first from the last
     // entry, where the summary has put a copy of the row's state.
     float* segment_states;
-    float* segment_maps;  // f32 [row, head, segment, K, K]: transitions, [from][to]; entries 0 and the last are not used
+    float* segment_maps;  // f32 [row, head, segment, K, K]: transitions, [from][to]; entries 0 and the last are not read
     // What the backward takes (BackwardTiles), left by a forward that saves and by the backward's own chains.
     void* states;   // [slots, HV] matrices: S at a chunk's start
     void* updates;  // [slots, HV] token tiles: U
@@ -49,8 +49,9 @@ struct Sm90ForwardParams {
     int32_t first_segment_chunks;
 };
 
-// gdn_fused_<dtype>_v64: clusters of two blocks, one a (row, value head); _v128: a block each; nothing of `forward` that has to do with records or segments is
-// used.
+// gdn_fused_<dtype>_v64: clusters of two blocks, one a (row, value head); no segments. _v128: blocks, one a (row, segment, value head).
+// gdn_fused_summary_<dtype>: clusters of two blocks, one a (row, segment but the last, value head). Any number of clusters or blocks serves. None has records
+// in memory.
 struct Sm90FusedParams {
     Sm90ForwardParams forward;
     SolveForms forms;

@@ -10,130 +10,93 @@
 //   invert, two warps        48         every second chunk's inverse           (lower ready -> lower free; solve free -> record ready)
 //   math, two warpgroups     192        recurrence and output                  (stage filled, record, values ready -> solve, stage, record free, output ready)
 //
+// The summary of context parallelism is the same without scores and output, in clusters of two: a segment's state in one block, its transition in the
+// other, which has no values and starts from the identity. Both need the same inverses and factors, so each makes them for every second chunk.
+//
 // Gates, inverse and recurrence so work on successive chunks. The hot code of all roles together must stay near 32 KB: with 54 KB every second
 // cycle of the gate warps went into waiting for instructions (H100, 2026-11-23). Only for bounded keys: gate_steps.cuh.
 #include <type_traits>
 
 #include "gate_steps.cuh"
 #include "recurrence.cuh"
+#include "wide_events.cuh"
+#include "wide_tokens.cuh"
 
 namespace fqla::sm90 {
 namespace {
 
-using Wide = WideLayout;
-
-// An event has two slots, of even and of odd chunks; a slot's phase changes every second chunk. c counts the chunks of all units.
-struct WideEvents {
-    enum Event { record_ready, record_free, solve_free, lower_ready, lower_free, tables_ready, tables_free, norms_ready, values_ready, output_ready };
-    static_assert(output_ready + 1 == Wide::kEvents, "barriers of all events");
-    uint32_t base;
-
-    __device__ __forceinline__ uint32_t at(Event e, int c) const { return base + 16 * e + 8 * (c & 1); }
-    __device__ __forceinline__ void init() const {
-        constexpr int arrivals[Wide::kEvents] = {4 + 1 + 1, 8, 8, 4, 1, 1, 4, 4, 1, 8};  // warps
-        for (int e = 0; e < Wide::kEvents; ++e)
-            for (int c = 0; c < 2; ++c) barrier_init(at(static_cast<Event>(e), c), arrivals[e]);
-    }
-    __device__ __forceinline__ void wait(Event e, int c) const { barrier_wait(at(e, c), (c >> 1) & 1); }
-    // Of what is free before its first use.
-    __device__ __forceinline__ void wait_free(Event e, int c) const { barrier_wait(at(e, c), ((c >> 1) & 1) ^ 1); }
-    // By a whole warp, whatever its lanes have done before.
-    __device__ __forceinline__ void announce(Event e, int c) const {
-        __syncwarp();
-        if (threadIdx.x % 32 == 0) barrier_arrive(at(e, c));
-    }
-};
-
-// A lane's two tokens of a scalar tensor, as they stand in memory: 2 lane and the next of the chunk, which has `left` tokens.
-struct ScalarPair {
-    const char* at;
-    uint32_t x, y;
-
-    __device__ __forceinline__ void start(const View& v, const Work& w) {
-        const int64_t first = element_offset(v, w.row, w.tokens, 2 * (threadIdx.x % 32), w.head);
-        at = static_cast<const char*>(v.data) + first * (v.dtype == FLASHQLA_DTYPE_F32 ? 4 : 2);
-    }
-    __device__ __forceinline__ void load(const View& v, int left) {
-        const int lane = threadIdx.x % 32;
-        x = y = 0;
-        if (v.dtype == FLASHQLA_DTYPE_F32) {
-            if (2 * lane < left) x = *reinterpret_cast<const uint32_t*>(at);
-            if (2 * lane + 1 < left) y = *reinterpret_cast<const uint32_t*>(at + 4 * v.token);
-            at += 4 * kChunk * v.token;
-        } else {
-            if (2 * lane < left) x = *reinterpret_cast<const uint16_t*>(at);
-            if (2 * lane + 1 < left) y = *reinterpret_cast<const uint16_t*>(at + 2 * v.token);
-            at += 2 * kChunk * v.token;
-        }
-    }
-    __device__ __forceinline__ static float value(int dtype, uint32_t bits) {
-        if (dtype == FLASHQLA_DTYPE_F32) return __uint_as_float(bits);
-        return dtype == FLASHQLA_DTYPE_BF16 ? __uint_as_float(bits << 16) : __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
-    }
-};
-
-// What they mean; tokens behind the row's end are nothing. A loop of two: half the code.
-__device__ __forceinline__ TokenPair resolve(const SolveForms& f, const ScalarPair& gate, const ScalarPair& beta, int left, int head) {
-    TokenPair r;
-#pragma unroll 1
-    for (int i = 0; i < 2; ++i) {
-        const bool inside = 2 * static_cast<int>(threadIdx.x % 32) + i < left;
-        const float g = log2_gate(f, ScalarPair::value(f.gate.dtype, i ? gate.y : gate.x), head),
-                    b = beta_of(f, ScalarPair::value(f.beta.dtype, i ? beta.y : beta.x));
-        (i ? r.gate.y : r.gate.x) = inside ? g : 0.f, (i ? r.beta.y : r.beta.x) = inside ? b : 0.f;
-    }
-    return r;
+// The slot of the tables behind these.
+template <bool kSummary>
+__device__ __forceinline__ int next_table(int table) {
+    return table == (kSummary ? 2 : Wide::kTableSlots) - 1 ? 0 : table + 1;
 }
 
 // kLazy: the math role may have the state divided by a factor (not in f16, whose range is too small).
-template <bool kLazy>
-__device__ __forceinline__ void token_role(const Sm90FusedParams& p, const Units& units, uint32_t smem, const WideEvents& events) {
-    using E = WideEvents;
+template <bool kLazy, bool kSummary>
+__device__ __forceinline__ void token_role(const Sm90FusedParams& p, const Units& units, uint32_t smem, const WideEvents<kSummary>& events) {
+    using E = WideEvents<kSummary>;
     RecordFactors factors{};  // of the chunk before: they wait for their record, the next tables need not
     auto store_factors = [&](int c) {
         const int lane = fresh_thread() % 32;
-        const uint32_t to = smem + Wide::kRecords + (c & 1) * Wide::kRecordStride + ChunkRecord::kFactors;
+        const uint32_t to = record_at<kSummary>(smem, c) + ChunkRecord::kFactors;
         events.wait_free(E::record_free, c);
         store_shared_f4(to + Wide::kBetaRead + 16 * lane, factors.beta.x, factors.read_k.x, factors.beta.y, factors.read_k.y);
         store_shared_f4(to + Wide::kWriteRead + 16 * lane, factors.write_k.x, factors.read_q.x, factors.write_k.y, factors.read_q.y);
         if (lane == 0) store_shared_f(to + Wide::kDecay, factors.decay);
+        if constexpr (kSummary) {
+            fence_to_async();
+            __syncwarp();
+            if (lane == 0) hand_over(events, c, to, ChunkRecord::kFactorBytes);
+        }
         events.announce(E::record_ready, c);
     };
     int done = 0, table = 0;  // chunks, of all units; the next one's slot
 #pragma unroll 1
     for (int unit = units.first; unit < units.count; unit += units.step) {
-        int chunks, left, head;  // left: tokens from this chunk on
+        int c, end, left, head;  // chunks, within the row; left: tokens from this chunk on
         StateScale scale{};      // of what the math role has
         ScalarPair gate, beta;
         {
             const Work w = find_work(p.forward, units, unit);
             if (w.skip) continue;
             gate.start(p.forms.gate, w), beta.start(p.forms.beta, w);
-            chunks = w.chunks, left = static_cast<int>(w.tokens.length), head = w.head;
+            c = static_cast<int>(w.first), end = c + w.chunks, left = tokens_from(w), head = w.head;
         }
         gate.load(p.forms.gate, left), beta.load(p.forms.beta, left);
 #pragma unroll 1
-        for (int c = 0; c < chunks; ++c, ++done, left -= kChunk) {
-            const int lane = fresh_thread() % 32;
+        for (; c < end; ++c, ++done, left -= kChunk) {
+            const int own = own_number<kSummary>(done), lane = fresh_thread() % 32;
             const TokenPair tokens = resolve(p.forms, gate, beta, left, head);
             gate.load(p.forms.gate, left - kChunk), beta.load(p.forms.beta, left - kChunk);
-            if (done >= Wide::kTableSlots)
+            // The state after this chunk is asked for as it is behind the last one and where it may be a checkpoint.
+            const int64_t after = static_cast<int64_t>(c + 1) * kChunk, interval = p.forward.state.checkpoint_interval;
+            const bool plain = !kLazy || c == end - 1 || !kSummary && interval && after % interval == 0;
+            if (!is_own<kSummary>(done)) {  // made by the other block: here the scale alone
+                if (kLazy) take_up(scale, __shfl_sync(~0u, sum_pairs(tokens.gate, lane).y, 31), plain);
+                continue;
+            }
+            // Of the three slots a summary uses two: there the tables are free before those of the next chunk have been seen, and an event has two slots.
+            if (kSummary)
+                events.wait_free(E::tables_free, own);
+            else if (done >= Wide::kTableSlots)
                 events.wait(E::tables_free, done - Wide::kTableSlots);
             else if (done == 2)
                 events.wait(E::lower_ready, 0);  // three slots, but an event has two: the first one has been seen
-            if (p.forms.qk_norm) events.wait(E::norms_ready, done);
-            // The state after this chunk is asked for as it is behind the last one and where it may be a checkpoint.
-            const int64_t after = static_cast<int64_t>(c + 1) * kChunk;
-            const bool plain = !kLazy || c == chunks - 1 || p.forward.state.checkpoint_interval && after % p.forward.state.checkpoint_interval == 0;
+            if (p.forms.qk_norm) events.wait(E::norms_ready, own);
             const RecordFactors made = make_tables(p.forms, smem + Wide::kTables + table * Wide::kTableBytes,
-                                                   smem + Wide::kNorms + (done & 1) * Wide::kNormBytes, lane, tokens, scale, plain);
-            events.announce(E::tables_ready, done);
-            if (done > 0) store_factors(done - 1);
-            factors = made;
-            table = table == Wide::kTableSlots - 1 ? 0 : table + 1;
+                                                   smem + Wide::kNorms + (own & 1) * Wide::kNormBytes, lane, tokens, scale, plain);
+            events.announce(E::tables_ready, own);
+            if (kSummary) {  // the other block waits for them
+                factors = made;
+                store_factors(done);
+            } else {
+                if (done > 0) store_factors(done - 1);
+                factors = made;
+            }
+            table = next_table<kSummary>(table);
         }
     }
-    if (done > 0) store_factors(done - 1);
+    if (!kSummary && done > 0) store_factors(done - 1);
 }
 
 // d = A B^T of two tiles of 64 tokens in the two halves of K.
@@ -152,32 +115,33 @@ __device__ __forceinline__ void begin_product(float (&d)[32], uint32_t a, uint32
 }
 
 // -N of a chunk before the scores of the one before it: scores wait until the recurrence has left their record, -N has the way through the inverse before it.
-// Norms a chunk ahead: the token warp then has the factors ready in time.
-template <class T>
-__device__ __forceinline__ void gate_role(const Sm90FusedParams& p, const Units& units, uint32_t smem, Ring<Wide::kStages> ring, const WideEvents& events) {
-    using E = WideEvents;
-    for (int slot = 0; slot < 2; ++slot) {
-        const uint32_t record = smem + Wide::kRecords + slot * Wide::kRecordStride;
+// Norms a chunk ahead: the token warp then has the factors ready in time. A summary has no scores, and nothing that waits for them.
+template <class T, bool kSummary>
+__device__ __forceinline__ void gate_role(const Sm90FusedParams& p, const Units& units, uint32_t smem, Ring<Wide::kStages> ring,
+                                          const WideEvents<kSummary>& events) {
+    using E = WideEvents<kSummary>;
+    for (int c = 0; c < (kSummary ? Wide::kSummarySlots : 2); ++c) {
+        const uint32_t record = record_at<kSummary>(smem, c);
         SolveAt tiles{};
-        tiles.solve = record + ChunkRecord::kSolve, tiles.scores = record + ChunkRecord::kScores;
-        clear_upper(tiles, thread_of_warpgroup());
+        tiles.solve = record + ChunkRecord::kSolve, tiles.scores = record + (kSummary ? ChunkRecord::kSolve : ChunkRecord::kScores);
+        if (is_own<kSummary>(c)) clear_upper(tiles, thread_of_warpgroup());
     }
+    if (kSummary) fence_to_async();  // they are handed over
     // Found anew in every step, else what follows from it is kept over the loop, in registers that are not there.
     auto this_thread = [] {
         const int thread = fresh_thread() % 128;
         return Thread{thread / 32, thread % 32, thread / 32 * 16 + thread % 32 / 4, 2 * (thread % 4)};
     };
-    auto place = [&](int c, int table, const Thread& me) {
-        return GateAt{smem + Wide::kLower + (c & 1) * kTileBytes, smem + Wide::kDiagonal + (c & 1) * Wide::kDiagonalBytes,
-                      smem + Wide::kRecords + (c & 1) * Wide::kRecordStride + ChunkRecord::kScores, smem + Wide::kTables + table * Wide::kTableBytes,
-                      block_lane(me.lane)};
+    auto place = [&](int own, int table, const Thread& me) {
+        const uint32_t scores = kSummary ? 0 : record_at<false>(smem, own) + ChunkRecord::kScores;
+        return GateAt{smem + Wide::kLower + (own & 1) * kTileBytes, smem + Wide::kDiagonal + (own & 1) * Wide::kDiagonalBytes, scores,
+                      smem + Wide::kTables + table * Wide::kTableBytes, block_lane(me.lane)};
     };
-    auto next = [](int table) { return table == Wide::kTableSlots - 1 ? 0 : table + 1; };
     Ring<Wide::kStages> scored = ring;
     int done = 0, table = 0, scored_table = 0;
     auto make_norms = [&](const Ring<Wide::kStages>& at, int c, int left) {
         at.wait_filled();
-        measure_norms<T>(smem + at.stage() * Wide::kStageBytes, 2, smem + Wide::kNorms + (c & 1) * Wide::kNormBytes, this_thread(), p.forms.eps,
+        measure_norms<T>(smem + at.stage() * Wide::kStageBytes, kSummary ? 1 : 2, smem + Wide::kNorms + (c & 1) * Wide::kNormBytes, this_thread(), p.forms.eps,
                          min(left, kChunk));
         events.announce(E::norms_ready, c);
     };
@@ -195,7 +159,7 @@ __device__ __forceinline__ void gate_role(const Sm90FusedParams& p, const Units&
         fence_to_async();
         events.announce(E::record_ready, c);
         if (me.lane == 0) barrier_arrive(events.at(E::tables_free, c));
-        scored.advance(), scored_table = next(scored_table);
+        scored.advance(), scored_table = next_table<kSummary>(scored_table);
     };
 #pragma unroll 1
     for (int unit = units.first; unit < units.count; unit += units.step) {
@@ -203,25 +167,36 @@ __device__ __forceinline__ void gate_role(const Sm90FusedParams& p, const Units&
         {
             const Work w = find_work(p.forward, units, unit);
             if (w.skip) continue;
-            chunks = w.chunks, left = static_cast<int>(w.tokens.length);
+            chunks = w.chunks, left = tokens_from(w);
         }
-        if (p.forms.qk_norm && chunks > 0) make_norms(ring, done, left);
+        if (!kSummary && p.forms.qk_norm && chunks > 0) make_norms(ring, done, left);
 #pragma unroll 1
-        for (int c = 0; c < chunks; ++c, ++done, left -= kChunk, ring.advance(), table = next(table)) {
+        for (int c = 0; c < chunks; ++c, ++done, left -= kChunk, ring.advance()) {
+            if (!is_own<kSummary>(done)) {
+                ring.wait_filled();
+                if (fresh_thread() % 32 == 0) ring.release();
+                continue;
+            }
             {
+                const int own = own_number<kSummary>(done);
                 const Thread me = this_thread();
                 const uint32_t stage = smem + ring.stage() * Wide::kStageBytes;
-                const GateAt at = place(done, table, me);
+                const GateAt at = place(own, table, me);
                 float d[32], e[8];
                 ring.wait_filled();
                 begin_product<T>(d, stage + Wide::kK, stage + Wide::kK);
-                events.wait(E::tables_ready, done);
+                if (kSummary && p.forms.qk_norm) make_norms(ring, own, left);
+                events.wait(E::tables_ready, own);
                 diagonal_gates(e, at, me);
-                events.wait_free(E::lower_free, done);
+                events.wait_free(E::lower_free, own);
                 mma_wait<0>(), pin(d);
+                if (kSummary && me.lane == 0) ring.release();
                 gate_lower(at, me, e, d);
-                events.announce(E::lower_ready, done);
+                events.announce(E::lower_ready, own);
+                if (kSummary && me.lane == 0) barrier_arrive(events.at(E::tables_free, own));
             }
+            table = next_table<kSummary>(table);
+            if (kSummary) continue;
             if (p.forms.qk_norm && c + 1 < chunks) {
                 Ring<Wide::kStages> ahead = ring;
                 ahead.advance();
@@ -230,15 +205,16 @@ __device__ __forceinline__ void gate_role(const Sm90FusedParams& p, const Units&
             if (done > 0) make_scores(done - 1);
         }
     }
-    if (done > 0) make_scores(done - 1);
+    if (!kSummary && done > 0) make_scores(done - 1);
 }
 
-// Each of the two warps has every second chunk: the inverse is a chain of short steps, and two chunks' chains go on beside each other.
-template <class T>
-__device__ __forceinline__ void invert_role(const Sm90FusedParams& p, const Units& units, uint32_t smem, const WideEvents& events, int slot) {
-    using E = WideEvents;
+// Each of the two warps has every second chunk, of the block's own in a summary: the inverse is a chain of short steps, and two chunks' chains go on
+// beside each other.
+template <class T, bool kSummary>
+__device__ __forceinline__ void invert_role(const Sm90FusedParams& p, const Units& units, uint32_t smem, const WideEvents<kSummary>& events, int slot) {
+    using E = WideEvents<kSummary>;
     const uint32_t lower = smem + Wide::kLower + slot * kTileBytes, diagonal = smem + Wide::kDiagonal + slot * Wide::kDiagonalBytes,
-                   solve = smem + Wide::kRecords + slot * Wide::kRecordStride + ChunkRecord::kSolve;
+                   solve = record_at<kSummary>(smem, kSummary ? 2 * slot + rank_in_pair() : slot) + ChunkRecord::kSolve;
     clear_below(lower, threadIdx.x % 32);
     int done = 0;
 #pragma unroll 1
@@ -251,16 +227,21 @@ __device__ __forceinline__ void invert_role(const Sm90FusedParams& p, const Unit
         }
 #pragma unroll 1
         for (; done < end; ++done) {
-            if ((done & 1) != slot) continue;
+            const int own = own_number<kSummary>(done);
+            if (!is_own<kSummary>(done) || (own & 1) != slot) continue;
             const int lane = fresh_thread() % 32;
             const Inverter x{lane, block_lane(lane), lower, diagonal, solve};
-            events.wait(E::lower_ready, done);
+            events.wait(E::lower_ready, own);
             invert_diagonal_blocks(x);
-            events.wait_free(E::solve_free, done);
+            events.wait_free(kSummary ? E::record_free : E::solve_free, done);
             merge_blocks<T>(x);
             store_below_diagonal<T>(x);
-            events.announce(E::lower_free, done);
+            events.announce(E::lower_free, own);
             fence_to_async();
+            if constexpr (kSummary) {
+                __syncwarp();
+                if (lane == 0) hand_over(events, done, solve, kTileBytes);
+            }
             events.announce(E::record_ready, done);
         }
     }
@@ -285,9 +266,10 @@ struct Turn {
 //
 // The state is kept as S / 2^L: a record's factors hold the 2^L (token_role), so that the registers need not be scaled in every chunk. Where they
 // must be, `decay` says by how much. Inside the inner loop nothing but products writes S: a scaling there makes ptxas move all of it twice a chunk.
-template <class T>
-__device__ __forceinline__ void math_role(const Sm90ForwardParams& p, const Units& units, uint32_t smem, Ring<Wide::kStages> ring, const WideEvents& events) {
-    using E = WideEvents;
+template <class T, bool kSummary>
+__device__ __forceinline__ void math_role(const Sm90ForwardParams& p, const Units& units, uint32_t smem, Ring<Wide::kStages> ring,
+                                          const WideEvents<kSummary>& events) {
+    using E = WideEvents<kSummary>;
     const int group = __shfl_sync(~0u, threadIdx.x / 128, 0), warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
     // Found anew where it is needed, which is seldom: kept, it would cost the loop registers.
     auto mine = [&] {
@@ -302,7 +284,13 @@ __device__ __forceinline__ void math_role(const Sm90ForwardParams& p, const Unit
     int done = 0;  // chunks, of all units
     const Turn turn{group};
     turn.begin();
-    auto record_of = [&](int c) { return smem + Wide::kRecords + (c & 1) * Wide::kRecordStride; };
+    const bool is_map = kSummary && rank_in_pair() == 1;
+    // The next record's decay, once the record is there.
+    auto next_decay = [&] {
+        if (kSummary && threadIdx.x == 0 && !is_own<kSummary>(done)) barrier_expect(events.at(E::record_ready, done), kTileBytes + ChunkRecord::kFactorBytes);
+        events.wait(E::record_ready, done);
+        return load_shared_f(record_at<kSummary>(smem, done) + ChunkRecord::kFactors + Wide::kDecay);
+    };
     auto pack_state = [&] {
 #pragma unroll
         for (int i = 0; i < 32; ++i) Sb[i] = pack(T{}, S[2 * i], S[2 * i + 1]);
@@ -314,41 +302,48 @@ __device__ __forceinline__ void math_role(const Sm90ForwardParams& p, const Unit
             const Work w = find_work(p, units, unit);
             if (w.skip) continue;
             const int64_t slot = row_slots(p.state, w.row).read;
+            const StateAt at = mine();
 #pragma unroll
-            for (int i = 0; i < 64; ++i) S[i] = 0.f;
-            if (slot != kNoSlot) load_state(S, p, slot, w.head, mine());
+            for (int i = 0; i < 64; ++i) S[i] = is_map && at.v0 + 8 * ((i >> 1) & 1) == at.k0 + 8 * (i >> 2) + (i & 1) ? 1.f : 0.f;
+            if (!kSummary && p.segments > 1)
+                load_matrix(S, segment_matrix(p.segment_states, p, w, w.segment > 0 ? w.segment - 1 : p.segments - 1), at);
+            else if (!is_map && w.segment == 0 && slot != kNoSlot)
+                load_state(S, p, slot, w.head, at);
+            // What the forward's first segment starts from: see sm90_params.h.
+            if (kSummary && !is_map && w.segment == 0) store_matrix(S, segment_matrix(p.segment_states, p, w, p.segments - 1), at);
             left = w.chunks;
         }
         pack_state();
         float decay = 1.f;
-        if (left > 0) {
-            events.wait(E::record_ready, done);
-            decay = load_shared_f(record_of(done) + ChunkRecord::kFactors + Wide::kDecay);
-        }
+        if (left > 0) decay = next_decay();
 #pragma unroll 1
         while (left > 0) {
 #pragma unroll
             for (int i = 0; i < 64; ++i) S[i] *= decay;
 #pragma unroll 1
             do {
-                const uint32_t at = smem + ring.stage() * Wide::kStageBytes, record = record_of(done), factors = record + ChunkRecord::kFactors + lane % 4 * 16;
+                const uint32_t at = smem + ring.stage() * Wide::kStageBytes, record = record_at<kSummary>(smem, done),
+                               factors = record + ChunkRecord::kFactors + lane % 4 * 16;
                 ring.wait_filled();
-                // Y^T = S^T K^T beside O^T = S^T Q^T
+                // Y^T = S^T K^T beside O^T = S^T Q^T; a summary has no O
                 float u[32], o[32];
                 uint32_t xb[16], us[16];
                 turn.wait();
                 pin(Sb), mma_begin();
 #pragma unroll
                 for (int s = 0; s < 8; ++s) multiply_state<T, Wide>(s, u, Sb, at, Wide::kK);
+                if constexpr (!kSummary) {
 #pragma unroll
-                for (int s = 0; s < 8; ++s) multiply_state<T, Wide>(s, o, Sb, at, Wide::kQ);
+                    for (int s = 0; s < 8; ++s) multiply_state<T, Wide>(s, o, Sb, at, Wide::kQ);
+                }
                 mma_commit();
                 turn.pass();
                 mma_wait<0>();
-                pin(u), pin(o);
+                pin(u);
+                if constexpr (!kSummary) pin(o);
                 const uint32_t values = block + (done & 1) * 2 * kTileBytes;
-                events.wait(E::values_ready, done);
                 // X^T = beta V^T - read_k Y^T
+                if (!is_map) events.wait(E::values_ready, done);
 #pragma unroll
                 for (int s = 0; s < 4; ++s) {
                     uint32_t v[4];
@@ -358,12 +353,13 @@ __device__ __forceinline__ void math_role(const Sm90ForwardParams& p, const Unit
                         const float4 f = load_shared_f4(factors + Wide::kBetaRead + 64 * j);  // beta, read_k of two tokens
 #pragma unroll
                         for (int i = 2 * j; i < 2 * j + 2; ++i) {
-                            const float2 x = unpack(T{}, v[i - 4 * s]);
+                            const float2 x = unpack(T{}, is_map ? 0u : v[i - 4 * s]);
                             u[2 * i] = f.x * x.x - f.y * u[2 * i], u[2 * i + 1] = f.z * x.y - f.w * u[2 * i + 1];
                             xb[i] = pack(T{}, u[2 * i], u[2 * i + 1]);
                         }
                     }
                 }
+                if (kSummary && !is_map) events.announce(E::output_ready, done);  // values have been read
                 // U^T = X^T + X^T strict(A)^T; behind it: what O starts from
                 pin(u), pin(xb), mma_begin();
 #pragma unroll
@@ -373,49 +369,60 @@ __device__ __forceinline__ void math_role(const Sm90ForwardParams& p, const Unit
 #pragma unroll
                 for (int j = 0; j < 8; ++j) {
                     f[j] = load_shared_f4(factors + Wide::kWriteRead + 64 * j);
-                    o[4 * j] *= f[j].y, o[4 * j + 1] *= f[j].w, o[4 * j + 2] *= f[j].y, o[4 * j + 3] *= f[j].w;
+                    if constexpr (!kSummary) o[4 * j] *= f[j].y, o[4 * j + 1] *= f[j].w, o[4 * j + 2] *= f[j].y, o[4 * j + 3] *= f[j].w;
                 }
                 mma_wait<0>();
                 pin(u);
-                if (lane == 0) barrier_arrive(events.at(E::solve_free, done));
+                if (!kSummary && lane == 0) barrier_arrive(events.at(E::solve_free, done));
 #pragma unroll
                 for (int i = 0; i < 16; ++i) {
                     us[i] = pack(T{}, u[2 * i] * f[i / 2].x, u[2 * i + 1] * f[i / 2].z);
-                    xb[i] = pack(T{}, u[2 * i], u[2 * i + 1]);
+                    if constexpr (!kSummary) xb[i] = pack(T{}, u[2 * i], u[2 * i + 1]);
                 }
+                // All of the record has been read.
+                if (kSummary && lane == 0) remote_arrive(remote_address(events.at(E::record_free, done), done & 1));
                 // S^T = S^T + (write_k U^T) K, O^T = read_q O^T + U^T P^T
                 pin(S), pin(us), mma_begin();
 #pragma unroll
                 for (int s = 0; s < 4; ++s) mma_n128_columns(T{}, S, us + 4 * s, tile_descriptor_at(at, Wide::kK + s * 2048, Wide::kHalf));
                 mma_commit();
-                pin(o), pin(xb), mma_begin();
+                if constexpr (kSummary) {
+                    mma_wait<0>(), pin(S);
+                    if (lane == 0) ring.release();
+                    pack_state();
+                } else {
+                    pin(o), pin(xb), mma_begin();
 #pragma unroll
-                for (int s = 0; s < 4; ++s) mma_n64(T{}, o, xb + 4 * s, tile_descriptor_at(record, ChunkRecord::kScores + s * 32), true);
-                mma_commit();
-                mma_wait<1>(), pin(S);
-                if (lane == 0) ring.release();
-                pack_state();
-                mma_wait<0>(), pin(o);  // nothing in flight over the back edge, or ptxas serialises (C7514)
-                if (lane == 0) barrier_arrive(events.at(E::record_free, done));
+                    for (int s = 0; s < 4; ++s) mma_n64(T{}, o, xb + 4 * s, tile_descriptor_at(record, ChunkRecord::kScores + s * 32), true);
+                    mma_commit();
+                    mma_wait<1>(), pin(S);
+                    if (lane == 0) ring.release();
+                    pack_state();
+                    mma_wait<0>(), pin(o);  // nothing in flight over the back edge, or ptxas serialises (C7514)
+                    if (lane == 0) barrier_arrive(events.at(E::record_free, done));
 #pragma unroll
-                for (int i = 0; i < 16; ++i) xb[i] = pack(T{}, o[2 * i], o[2 * i + 1]);
+                    for (int i = 0; i < 16; ++i) xb[i] = pack(T{}, o[2 * i], o[2 * i + 1]);
 #pragma unroll
-                for (int s = 0; s < 4; ++s) store_matrices_across(values + s * 2048, xb + 4 * s);
-                fence_to_async();
-                events.announce(E::output_ready, done);
+                    for (int s = 0; s < 4; ++s) store_matrices_across(values + s * 2048, xb + 4 * s);
+                    fence_to_async();
+                    events.announce(E::output_ready, done);
+                }
                 ring.advance(), ++done, --left;
-                if (p.state.checkpoint_interval) {
+                if (!kSummary && p.state.checkpoint_interval) {
                     const Work w = find_work(p, units, unit);
                     store_checkpoint(S, p, w, w.chunks - left - 1, mine());
                 }
                 if (left == 0) break;
-                events.wait(E::record_ready, done);
-                decay = load_shared_f(record_of(done) + ChunkRecord::kFactors + Wide::kDecay);
+                decay = next_decay();
             } while (decay == 1.f);
         }
         const Work w = find_work(p, units, unit);
-        const int64_t slot = row_slots(p.state, w.row).write;
-        if (slot != kNoSlot) store_state(S, p, slot, w.head, mine());
+        if constexpr (kSummary) {
+            store_matrix(S, segment_matrix(is_map ? p.segment_maps : p.segment_states, p, w, w.segment), mine());
+        } else {
+            const int64_t slot = row_slots(p.state, w.row).write;
+            if (w.last && slot != kNoSlot) store_state(S, p, slot, w.head, mine());
+        }
     }
     turn.end();
 }
@@ -431,7 +438,7 @@ struct Cursor {
         for (; unit < units.count; unit += units.step) {
             const Work w = find_work(p, units, unit);
             chunks = w.skip ? 0 : w.chunks;
-            token = static_cast<int>(w.tokens.begin), left = static_cast<int>(w.tokens.length);
+            token = static_cast<int>(w.tokens.begin + w.first * kChunk), left = tokens_from(w);
             row = p.rows.offsets ? 0 : static_cast<int>(w.row), head = w.head;
             if (chunks > 0) return;
         }
@@ -455,9 +462,12 @@ __device__ __forceinline__ void finish_ragged(uint32_t tail, uint32_t& phase, ui
     if (threadIdx.x % 32 == 0) barrier_arrive(filled);
 }
 
-// Loads k and q as far ahead as there are stages, v two chunks ahead; stores outputs as they come, from where v was.
-__device__ __forceinline__ void copy_role(const Sm90ForwardParams& p, const Units& units, uint32_t smem, Ring<Wide::kStages> ring, const WideEvents& events) {
-    using E = WideEvents;
+// Loads k and q as far ahead as there are stages, v two chunks ahead; stores outputs as they come, from where v was. A summary has neither q nor
+// outputs, and for its transitions no v.
+template <bool kSummary>
+__device__ __forceinline__ void copy_role(const Sm90ForwardParams& p, const Units& units, uint32_t smem, Ring<Wide::kStages> ring,
+                                          const WideEvents<kSummary>& events) {
+    using E = WideEvents<kSummary>;
     const bool leader = threadIdx.x % 32 == 0;
     const uint32_t tail = smem + Wide::kTail;
     uint32_t tail_phase = 0;
@@ -467,11 +477,11 @@ __device__ __forceinline__ void copy_role(const Sm90ForwardParams& p, const Unit
         const uint32_t to = smem + ring.stage() * Wide::kStageBytes, bar = keys.is_ragged(p) ? tail : ring.filled();
         if (leader) {
             const int key_head = key_head_of(p, keys.head);
-            barrier_expect(bar, Wide::kStageBytes);
+            barrier_expect(bar, kSummary ? Wide::kStageBytes / 2 : Wide::kStageBytes);
 #pragma unroll 1
             for (int half = 0; half < 2; ++half) {
                 load_box(to + half * Wide::kHalf + Wide::kK, p.k, 64 * half, key_head, keys.token, keys.row, bar);
-                load_box(to + half * Wide::kHalf + Wide::kQ, p.q, 64 * half, key_head, keys.token, keys.row, bar);
+                if (!kSummary) load_box(to + half * Wide::kHalf + Wide::kQ, p.q, 64 * half, key_head, keys.token, keys.row, bar);
             }
         }
         if (keys.is_ragged(p)) finish_ragged(tail, tail_phase, to + Wide::kK, Wide::kHalf, keys.left, ring.filled());
@@ -488,11 +498,15 @@ __device__ __forceinline__ void copy_role(const Sm90ForwardParams& p, const Unit
         if (values.is_ragged(p)) finish_ragged(tail, tail_phase, to, kTileBytes, values.left, events.at(E::values_ready, c));
         values.advance(p, units);
     };
-    for (int unit = units.first; unit < units.count; unit += units.step) {
+    for (int unit = units.first; !kSummary && unit < units.count; unit += units.step) {
         const Work w = find_work(p, units, unit);
         if (w.skip) clear_output(p, w, 0), clear_output(p, w, 64);
     }
     keys.enter(p, units), values.enter(p, units), outputs.enter(p, units);
+    if (kSummary && rank_in_pair() == 1) {
+        while (keys.more(units)) load_keys();
+        return;
+    }
     int loaded = 0, valued = 0;  // chunks whose k and q, whose v are on their way
 #pragma unroll 1
     for (int c = 0; outputs.more(units); ++c) {
@@ -503,7 +517,7 @@ __device__ __forceinline__ void copy_role(const Sm90ForwardParams& p, const Unit
         events.wait(E::output_ready, c);
         const uint32_t from = smem + Wide::kValues + (c & 1) * 2 * kTileBytes;
 #pragma unroll 1
-        for (int half = 0; half < 2; ++half) {
+        for (int half = 0; !kSummary && half < 2; ++half) {
             if (outputs.left >= kChunk) {
                 if (leader) store_box(p.o, from + half * kTileBytes, 64 * half, outputs.head, outputs.token, outputs.row);
             } else {
@@ -518,14 +532,19 @@ __device__ __forceinline__ void copy_role(const Sm90ForwardParams& p, const Unit
     if (leader) wait_stores_read();  // the shared memory is the block's until it ends
 }
 
-template <class T>
+template <class T, bool kSummary>
 __device__ __forceinline__ void fuse_wide(const Sm90FusedParams& p) {
     extern __shared__ __align__(1024) char memory[];
     const uint32_t smem = shared_address(memory);
     const Ring<Wide::kStages> ring(smem + Wide::kBarriers);
-    const WideEvents events{smem + Wide::kEventBarriers};
+    const WideEvents<kSummary> events{smem + Wide::kEventBarriers};
     // Made by every role for itself: what lives across the branch would have to fit into the smallest register share.
-    auto units = [&] { return Units{static_cast<int>(blockIdx.x), p.forward.rows.count * p.forward.value_heads, static_cast<int>(gridDim.x), 0, 0}; };
+    auto units = [&] {
+        const int segments = p.forward.segments - (kSummary ? 1 : 0), blocks = kSummary ? 2 : 1;  // blocks of a unit
+        return Units{static_cast<int>(blockIdx.x) / blocks, p.forward.rows.count * p.forward.value_heads * segments, static_cast<int>(gridDim.x) / blocks, 0,
+                     segments};
+    };
+    let_successor_start();
     if (threadIdx.x == 0) {
         ring.init(1, 12);  // math and gate warps
         barrier_init(smem + Wide::kTail, 1);
@@ -533,30 +552,44 @@ __device__ __forceinline__ void fuse_wide(const Sm90FusedParams& p) {
         barrier_init_fence();
     }
     __syncthreads();
+    if constexpr (kSummary) sync_cluster();
     const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
     if (warp < 8) {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 192;");
-        math_role<T>(p.forward, units(), smem, ring, events);
+        if constexpr (kSummary)
+            asm volatile("setmaxnreg.inc.sync.aligned.u32 176;");
+        else
+            asm volatile("setmaxnreg.inc.sync.aligned.u32 192;");
+        wait_for_predecessor();  // no other role reads what a kernel before has written
+        math_role<T, kSummary>(p.forward, units(), smem, ring, events);
     } else if (warp < 12) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 80;");
-        gate_role<T>(p, units(), smem, ring, events);
+        gate_role<T, kSummary>(p, units(), smem, ring, events);
     } else {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 48;");
-        if (warp < 14)
-            invert_role<T>(p, units(), smem, events, warp - 12);
-        else if (warp == 14)
-            copy_role(p.forward, units(), smem, ring, events);
+        if constexpr (kSummary)
+            asm volatile("setmaxnreg.dec.sync.aligned.u32 72;");
         else
-            token_role<std::is_same<T, Bf16>::value>(p, units(), smem, events);
+            asm volatile("setmaxnreg.dec.sync.aligned.u32 48;");
+        if (warp < 14)
+            invert_role<T, kSummary>(p, units(), smem, events, warp - 12);
+        else if (warp == 14)
+            copy_role<kSummary>(p.forward, units(), smem, ring, events);
+        else
+            token_role<std::is_same<T, Bf16>::value, kSummary>(p, units(), smem, events);
+    }
+    if constexpr (kSummary) {
+        __syncwarp();
+        sync_cluster();  // the other block may still write or arrive here
     }
 }
 
 }  // namespace
 }  // namespace fqla::sm90
 
-#define FQLA_FUSED_WIDE(name, T)                                                                                                        \
-    extern "C" __global__ void __launch_bounds__(fqla::WideLayout::kThreads, 1) name(const __grid_constant__ fqla::Sm90FusedParams p) { \
-        fqla::sm90::fuse_wide<fqla::sm90::T>(p);                                                                                        \
+#define FQLA_FUSED_WIDE(name, T, summary, cluster)                                                                                              \
+    extern "C" __global__ void cluster __launch_bounds__(fqla::WideLayout::kThreads, 1) name(const __grid_constant__ fqla::Sm90FusedParams p) { \
+        fqla::sm90::fuse_wide<fqla::sm90::T, summary>(p);                                                                                       \
     }
-FQLA_FUSED_WIDE(gdn_fused_bf16_v128, Bf16)
-FQLA_FUSED_WIDE(gdn_fused_f16_v128, F16)
+FQLA_FUSED_WIDE(gdn_fused_bf16_v128, Bf16, false, )
+FQLA_FUSED_WIDE(gdn_fused_f16_v128, F16, false, )
+FQLA_FUSED_WIDE(gdn_fused_summary_bf16, Bf16, true, __cluster_dims__(2, 1, 1))
+FQLA_FUSED_WIDE(gdn_fused_summary_f16, F16, true, __cluster_dims__(2, 1, 1))

@@ -56,8 +56,17 @@ struct StateScale {
 };
 constexpr float kMostScale = 64;
 
-// Sums of the gates and all factors that follow from them, by one warp; the record's factors are handed back. The state's scale takes up the chunk's
-// decay, and the state's registers are left alone (`decay` 1), while it stays within 2^kMostScale and `plain` does not ask for the state itself.
+// Takes up a chunk's decay, the log2 of which is `end`, while the scale stays within 2^kMostScale and `plain` does not ask for the state itself. The factor
+// that is left for the state's registers: 1 where it is taken up.
+__device__ __forceinline__ float take_up(StateScale& scale, float end, bool plain) {
+    const float step = end + scale.lost, now = scale.sum + step;
+    const bool keep = !plain && fabsf(now) < kMostScale;  // not for NaN
+    const float after = keep ? now : 0.f;
+    scale = {after, step - (now - scale.sum)};
+    return keep ? 1.f : exp2_fast(now);
+}
+
+// Sums of the gates and all factors that follow from them, by one warp; the record's factors are handed back.
 __device__ __forceinline__ RecordFactors make_tables(const SolveForms& p, uint32_t tables, uint32_t norms, int lane, const TokenPair& x, StateScale& scale,
                                                      bool plain) {
     using W = WideLayout;
@@ -84,15 +93,8 @@ __device__ __forceinline__ RecordFactors make_tables(const SolveForms& p, uint32
                         exp2_fast(left ? begin - G1 : G1 - end) * (left ? rk.y : rq.y));
     }
     const float end = __shfl_sync(~0u, G1, 31), e0 = exp2_fast(G0 + scale.sum), e1 = exp2_fast(G1 + scale.sum);
-    const float step = end + scale.lost, now = scale.sum + step;
-    const bool keep = !plain && fabsf(now) < kMostScale;  // not for NaN
-    const float after = keep ? now : 0.f;
-    scale = {after, step - (now - scale.sum)};
-    return {x.beta,
-            {-n0 * e0, -n1 * e1},
-            {rk.x * exp2_fast(end - G0 - after), rk.y * exp2_fast(end - G1 - after)},
-            {rq.x * e0, rq.y * e1},
-            keep ? 1.f : exp2_fast(now)};
+    const float decay = take_up(scale, end, plain);
+    return {x.beta, {-n0 * e0, -n1 * e1}, {rk.x * exp2_fast(end - G0 - scale.sum), rk.y * exp2_fast(end - G1 - scale.sum)}, {rq.x * e0, rq.y * e1}, decay};
 }
 
 // 1 / sqrt(sum x^2 + eps) of this warp's 16 tokens, of `tensors` (k, then q) of a stage: the diagonal of X X^T, in a tenth of the instructions that sums by

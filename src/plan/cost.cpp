@@ -17,7 +17,9 @@ constexpr double kRecurrentCrowdedToken = 0.31, kRecurrentTokenUnit = 0.0046;
 // fused: one cluster of two blocks a (row, head) pair
 constexpr double kFusedStart = 11.9, kFusedChunk = 1.7, kFusedCrowd = 0.39, kFusedUnit = 3, kFusedStates = 0.35;
 // fused, one block a (row, head) pair: rows of 1024 and 8192 tokens, 128 to 512 pairs
-constexpr double kHeadStart = 12, kHeadChunk = 2.7, kHeadUnit = 7;
+constexpr double kHeadStart = 12, kHeadChunk = 2.45, kHeadUnit = 7;
+// the same in segments, as on full cards, and its summary: predicted, to be measured. Until then it must promise to take this much of the time with records.
+constexpr double kHeadSegmentChunk = 2.4, kHeadSummaryChunk = 1.4, kWorthNoRecords = 0.96;
 // solve: a chunk of a key head with the whole card on it, and a share of that for each of its value heads
 constexpr double kSolveStart = 8.3, kSolveChunk = 0.0119, kSolveShare = 0.49;
 // forward, 64 rows of V a multiprocessor: few blocks, and what a card full of them adds
@@ -77,6 +79,15 @@ double segments_cost(const Request& r, const Caps& caps, int64_t n) {
            kForwardStates * s.state_time;
 }
 
+// Without records. A block for each segment of the forward; the summary's pairs of blocks take several where the card has too few.
+double fused_segments_cost(const Request& r, const Caps& caps, int64_t n) {
+    const Shape s = shape_of(r, caps);
+    const double chunks = ceil_div(s.chunks, static_cast<double>(n)), pairs = s.units * static_cast<double>(n - 1);
+    const double passes = ceil_div(pairs, std::max(1, caps.multiprocessors / 2));
+    return kHeadStart + passes * (chunks * kHeadSummaryChunk + kHeadUnit) + (n < 3 ? 0 : kStitch) + kForwardStart + chunks * kHeadSegmentChunk + kHeadUnit +
+           kFusedStates * s.state_time;
+}
+
 // The chains of the backward in n segments, one after another what is on the longest row's way.
 double chains_cost(double chunks, int64_t n) {
     if (n == 1) return chunks * kChainChunk;
@@ -91,17 +102,17 @@ double backward_cost(const Request& r, const Caps& caps, int64_t segments) {
     return solve + kChainsStart + std::max(chains_cost(s.chunks, segments), bytes) + all_chunks * kGradientsShare;
 }
 
-// Segments of one wave of blocks.
-int64_t forward_segments(const Request& r, const Caps& caps, int64_t units, int64_t chunks) {
-    const int64_t most = std::min<int64_t>(caps.multiprocessors / (2 * units), chunks);
-    int64_t best = 0;
+// Segments of one wave of blocks, with records and, where they may be, without.
+RowCut forward_cut(const Request& r, const Caps& caps, int64_t units, int64_t chunks) {
+    RowCut best{};
     double least = 0;
-    for (int64_t n = 2; n <= most; n++) {
-        const double cost = segments_cost(r, caps, n);
-        if (best && cost >= least) continue;
-        best = n;
-        least = cost;
-    }
+    const auto try_each = [&](int64_t blocks, bool fused, double worth, double (*cost_of)(const Request&, const Caps&, int64_t)) {
+        const int64_t most = std::min<int64_t>(caps.multiprocessors / (blocks * units), chunks);
+        for (int64_t n = 2; n <= most; n++)
+            if (const double cost = cost_of(r, caps, n) / worth; !best.segments || cost < least) best = {n, fused}, least = cost;
+    };
+    if (!refuses_chunked(r, caps)) try_each(2, false, 1, segments_cost);
+    if (keys_are_bounded(r) && !r.saved) try_each(1, true, kWorthNoRecords, fused_segments_cost);
     return best;
 }
 
@@ -154,12 +165,15 @@ double chunked_backward_cost(const Request& r, const Caps& caps) { return backwa
 
 double context_parallel_backward_cost(const Request& r, const Caps& caps) { return backward_cost(r, caps, r.segments); }
 
-double context_parallel_cost(const Request& r, const Caps& caps) { return segments_cost(r, caps, r.segments); }
+double context_parallel_cost(const Request& r, const Caps& caps) {
+    return r.fused_segments ? fused_segments_cost(r, caps, r.segments) : segments_cost(r, caps, r.segments);
+}
 
-int64_t best_segments(const Request& r, const Caps& caps) {
+RowCut best_cut(const Request& r, const Caps& caps) {
     const int64_t units = r.bounds.rows * r.problem.form.value_heads, chunks = (r.bounds.max_tokens + kChunk - 1) / kChunk;
-    if (units == 0) return 0;
-    return r.op == FLASHQLA_OP_FORWARD ? forward_segments(r, caps, units, chunks) : backward_segments(caps, r.saved ? 1 : 2, units, chunks);
+    if (units == 0) return {};
+    if (r.op == FLASHQLA_OP_FORWARD) return forward_cut(r, caps, units, chunks);
+    return {backward_segments(caps, r.saved ? 1 : 2, units, chunks), false};
 }
 
 }  // namespace fqla

@@ -15,12 +15,17 @@ double portable_backward_cost(const Request& request, const Caps& caps);
 double chunked_backward_cost(const Request& request, const Caps& caps);
 double context_parallel_backward_cost(const Request& request, const Caps& caps);
 
-// How context parallelism would cut each row: the count of segments with the least estimated time; below 2 it does not apply.
-int64_t best_segments(const Request& request, const Caps& caps);
+// How context parallelism would cut each row: what takes the least estimated time. Below two segments it does not apply.
+struct RowCut {
+    int64_t segments;
+    bool fused;  // gates and inverses are made where they are used, instead of once into chunk records
+};
+RowCut best_cut(const Request& request, const Caps& caps);
 
 // What the engines want a request to be.
 inline Request with_segments(Request request, const Caps& caps) {
-    request.segments = best_segments(request, caps);
+    const RowCut cut = best_cut(request, caps);
+    request.segments = cut.segments, request.fused_segments = cut.fused;
     return request;
 }
 

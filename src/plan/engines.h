@@ -25,6 +25,7 @@ extern const int kEngineCount;
 const char* refuses_chunked(const Request&, const Caps&);
 const char* refuses_fused(const Request&, const Caps&);
 const char* refuses_context_parallel(const Request&, const Caps&);
+bool keys_are_bounded(const Request&);
 bool fused_is_wide(const Request&, const Caps&);  // one block a head, else a cluster of two
 void plan_chunked(const Request&, const Caps&, Plan&);
 void plan_fused(const Request&, const Caps&, Plan&);

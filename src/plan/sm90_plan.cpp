@@ -46,6 +46,12 @@ int64_t heads_per_solve_block(const Form& form, int64_t slots, const Caps& caps)
     return heads;
 }
 
+// Blocks take (row, segment, head) units in turn.
+Step wide_step(const Form& form, int64_t units, const Caps& caps, bool overlaps) {
+    return sm90_step(by_dtype(form, KernelId::gdn_fused_bf16_v128, KernelId::gdn_fused_f16_v128), std::min<int64_t>(units, std::max(1, caps.multiprocessors)),
+                     WideLayout::kThreads, WideLayout::kBytes, overlaps);
+}
+
 void add_forward(const Request& request, const Caps& caps, Plan& plan) {
     const Form& form = request.problem.form;
     const int64_t units = request.bounds.rows * form.value_heads * plan.sm90.segments;
@@ -96,16 +102,21 @@ const char* refuses_fused(const Request& request, const Caps& caps) {
     return request.bounds.rows * request.problem.form.value_heads > INT32_MAX - caps.multiprocessors ? "its list of rows and heads is too long" : nullptr;
 }
 
-// Merges in half precision need keys that are bounded.
-bool fused_is_wide(const Request& request, const Caps& caps) {
+// What merges in half precision need (fused_wide.cu).
+bool keys_are_bounded(const Request& request) {
     const Form& form = request.problem.form;
-    const bool bounded = (form.qk_norm != FLASHQLA_NORM_NONE && form.beta_scale <= 2) || (request.problem.flags & FLASHQLA_PROBLEM_KEYS_BOUNDED);
-    return bounded && 2 * request.bounds.rows * form.value_heads > caps.multiprocessors;
+    return (form.qk_norm != FLASHQLA_NORM_NONE && form.beta_scale <= 2) || (request.problem.flags & FLASHQLA_PROBLEM_KEYS_BOUNDED);
+}
+
+bool fused_is_wide(const Request& request, const Caps& caps) {
+    return keys_are_bounded(request) && 2 * request.bounds.rows * request.problem.form.value_heads > caps.multiprocessors;
 }
 
 const char* refuses_context_parallel(const Request& request, const Caps& caps) {
-    if (const char* why = refuses_chunked(request, caps)) return why;
-    return request.segments < 2 ? "rows and heads fill the card, or rows are of one chunk" : nullptr;
+    if (const char* why = refuses_call(request, caps)) return why;
+    if (request.segments >= 2) return nullptr;
+    const char* why = keys_are_bounded(request) && !request.saved ? nullptr : refuses_chunked(request, caps);
+    return why ? why : "rows and heads fill the card, or rows are of one chunk";
 }
 
 void plan_chunked(const Request& request, const Caps& caps, Plan& plan) {
@@ -119,9 +130,7 @@ void plan_fused(const Request& request, const Caps& caps, Plan& plan) {
     set_segments(request.bounds, 1, plan);
     const int64_t units = request.bounds.rows * form.value_heads;
     if (fused_is_wide(request, caps)) {
-        const int64_t blocks = std::min<int64_t>(units, std::max(1, caps.multiprocessors));
-        plan.add(
-            sm90_step(by_dtype(form, KernelId::gdn_fused_bf16_v128, KernelId::gdn_fused_f16_v128), blocks, WideLayout::kThreads, WideLayout::kBytes, false));
+        plan.add(wide_step(form, units, caps, false));
     } else {
         const int64_t clusters = std::min<int64_t>(units, std::max(1, caps.multiprocessors / 2));
         plan.add(sm90_step(by_dtype(form, KernelId::gdn_fused_bf16_v64, KernelId::gdn_fused_f16_v64), 2 * clusters, PairLayout::kThreads, PairLayout::kBytes,
@@ -133,14 +142,23 @@ void plan_context_parallel(const Request& request, const Caps& caps, Plan& plan)
     const Form& form = request.problem.form;
     set_segments(request.bounds, request.segments, plan);
     const int64_t segments = plan.sm90.segments, units = request.bounds.rows * form.value_heads;
-    begin(request, caps, plan);
+    if (!request.fused_segments) begin(request, caps, plan);
     plan.workspace.book(Region::segment_states, static_cast<uint64_t>(units * segments * kMatrixBytes));
     plan.workspace.book(Region::segment_maps, static_cast<uint64_t>(units * segments * kMatrixBytes));
     using Summary = ForwardLayout<2, false>;
-    plan.add(
-        sm90_step(by_dtype(form, KernelId::gdn_summary_bf16, KernelId::gdn_summary_f16), units * (segments - 1) * 2, Summary::kThreads, Summary::kBytes, true));
+    if (request.fused_segments) {
+        const int64_t pairs = std::min<int64_t>(units * (segments - 1), std::max(1, caps.multiprocessors / 2));
+        plan.add(sm90_step(by_dtype(form, KernelId::gdn_fused_summary_bf16, KernelId::gdn_fused_summary_f16), 2 * pairs, WideLayout::kThreads,
+                           WideLayout::kSummaryBytes, false));
+    } else {
+        plan.add(sm90_step(by_dtype(form, KernelId::gdn_summary_bf16, KernelId::gdn_summary_f16), units * (segments - 1) * 2, Summary::kThreads,
+                           Summary::kBytes, true));
+    }
     if (segments >= 3) plan.add(sm90_step(KernelId::gdn_stitch, units * (kHeadDim / StitchLayout::kRows), StitchLayout::kThreads, StitchLayout::kBytes, true));
-    add_forward(request, caps, plan);
+    if (request.fused_segments)
+        plan.add(wide_step(form, units * segments, caps, true));
+    else
+        add_forward(request, caps, plan);
 }
 
 uint64_t most_chunked_workspace(const Request& request, const Caps& caps) {
@@ -150,10 +168,16 @@ uint64_t most_chunked_workspace(const Request& request, const Caps& caps) {
     return record_bytes(form, std::min(most, most_slots(request.bounds))) + Workspace::kAlignment;
 }
 
-// Segments are only as many as leave two blocks a unit on the card.
+// Segments are only as many as leave each (row, segment, head) two blocks of the card, one without records.
 uint64_t most_context_parallel_workspace(const Request& request, const Caps& caps) {
     const uint64_t records = most_chunked_workspace(request, caps);
-    return records ? records + static_cast<uint64_t>(caps.multiprocessors / 2 * kMatrixBytes * 2) : 0;
+    const Bounds& b = request.bounds;
+    const int64_t chunks = std::min<int64_t>((b.max_tokens + kChunk - 1) / kChunk, caps.multiprocessors);
+    if (!records || chunks < 2) return 0;
+    const auto matrices = [&](int64_t blocks) {
+        return static_cast<uint64_t>(std::min(b.rows * request.problem.form.value_heads * chunks, caps.multiprocessors / blocks) * kMatrixBytes * 2);
+    };
+    return std::max(records + matrices(2), keys_are_bounded(request) ? matrices(1) : 0);
 }
 
 }  // namespace fqla

@@ -61,7 +61,7 @@ Sizes reached() {
             f.qk_norm = bit(5) ? FLASHQLA_NORM_L2 : FLASHQLA_NORM_NONE;
             f.beta_scale = 1, f.scale = 0.1, f.eps = 1e-6;
             const int64_t tokens = bit(7) ? 1 << 16 : bit(9) ? 1 : 4;
-            const int64_t rows = bit(8) ? 4096 : 1;
+            const int64_t rows = bit(8) ? bit(7) ? 10 : 4096 : 1;
             r.bounds = {rows, rows * tokens, tokens, bit(9)};
             r.state = {bit(10), bit(10), bit(10), bit(10)};
             r.aligned_16_bytes = bit(11);
