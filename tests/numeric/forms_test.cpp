@@ -89,6 +89,58 @@ TEST_CASE("rows and heads that fill a card") {
     if (!few) check("many chunks of weak gates", [](Case& c) { c.lengths.assign(5, 2100), c.lengths[1] = 2047, c.gates = Gates::gentle; });
 }
 
+// For (row, head) pairs between a quarter and half of a card's multiprocessors chunk records are no choice, since there is no room for two segments of two
+// blocks each; for fewer pairs only very long rows go without.
+TEST_CASE("gpu: rows in segments that keep no chunk records") {
+    using Lengths = std::vector<int64_t>;
+    auto check = [](const char* what, int32_t heads, const Lengths& lengths, const std::function<void(Case&)>& edit) {
+        for (const int32_t dtype : {FLASHQLA_DTYPE_BF16, FLASHQLA_DTYPE_F16}) {
+            Case c = plain_case(what);
+            c.key_heads = c.value_heads = heads, c.key_dim = c.value_dim = 128;
+            c.lengths = lengths;
+            c.dtype = dtype;
+            c.flags = FLASHQLA_PROBLEM_KEYS_BOUNDED;
+            edit(c);
+            make_valid(c);
+            const Sample sample = make_sample(c);
+            Call::Options options;
+            options.engine = FLASHQLA_ENGINE_CONTEXT_PARALLEL;
+            options.poison = sample.c.seed % 2 ? sample.c.seed : 0;
+            Call call(sample, options);
+            if (call.query().status == FLASHQLA_STATUS_UNSUPPORTED) {
+                MESSAGE(what, ": not on this card");
+                return;
+            }
+            const std::string wrong = run_and_report(call, oracle_forward(sample));
+            CHECK_MESSAGE(wrong.empty(), call.query().launches, " launches, ", wrong);
+            if (session().quick) return;
+        }
+    };
+    const auto as_models = [](Case& c) {
+        c.key_heads = c.value_heads / 2, c.gate = FLASHQLA_GATE_RAW, c.beta = FLASHQLA_BETA_LOGIT, c.qk_norm = FLASHQLA_NORM_L2, c.flags = 0;
+        c.state_layout = FLASHQLA_STATE_VK, c.states = States::in_place_slots, c.extra = Extra::checkpoints;
+    };
+    const auto skipped = [](Case& c) { c.states = States::special_slots, c.head_map = FLASHQLA_HEADS_TILED, c.state_dtype = FLASHQLA_DTYPE_BF16; };
+    for (const Lengths& lengths : {Lengths{2900, 0, 700}, Lengths{1000, 130, 64, 1, 449}}) {
+        check("as models have it", 12, lengths, as_models);
+        check("bf16 states, rows that are skipped", 12, lengths, skipped);
+        check("bf16 VK states in place", 12, lengths,
+              [](Case& c) { c.states = States::in_place, c.state_layout = FLASHQLA_STATE_VK, c.state_dtype = FLASHQLA_DTYPE_BF16, c.gates = Gates::gentle; });
+        check("gaps", 12, lengths, [](Case& c) {
+            c.offsets = Offsets::gaps, c.strides = Strides::projection, c.gate_dtype = FLASHQLA_DTYPE_BF16, c.gates = Gates::strong, c.states = States::write;
+        });
+        check("equal rows, their ends ragged", 12, lengths, [&](Case& c) {
+            c.offsets = Offsets::none, c.lengths.assign(lengths.size(), lengths[0] - 37), c.gate = FLASHQLA_GATE_LINEAR, c.extra = Extra::checkpoints;
+        });
+        check("like keys, betas up to 2", 12, lengths, [](Case& c) { c.keys = Keys::alike, c.qk_norm = FLASHQLA_NORM_L2, c.beta_scale = 2, c.flags = 0; });
+    }
+    if (session().quick) return;
+    // With transitions: eight segments, five segments; so long that the planner takes them without records.
+    check("many segments", 16, {9000}, [](Case& c) { c.states = States::in_place, c.gates = Gates::gentle, c.extra = Extra::checkpoints; });
+    check("many segments as models have them", 16, {19000}, as_models);
+    check("five segments, rows that are skipped", 12, {12000, 500}, skipped);
+}
+
 TEST_CASE("scale and eps other than the defaults") {
     Case c = plain_case("scale");
     c.scale = -0.7;
