@@ -32,7 +32,7 @@ __device__ __forceinline__ int next_table(int table) {
 }
 
 // kLazy: the math role may have the state divided by a factor (not in f16, whose range is too small).
-template <bool kLazy, bool kSummary>
+template <bool kLazy, bool kSummary, bool kNorms>
 __device__ __forceinline__ void token_role(const Sm90FusedParams& p, const Units& units, uint32_t smem, const WideEvents<kSummary>& events) {
     using E = WideEvents<kSummary>;
     RecordFactors factors{};  // of the chunk before: they wait for their record, the next tables need not
@@ -82,7 +82,7 @@ __device__ __forceinline__ void token_role(const Sm90FusedParams& p, const Units
                 events.wait(E::tables_free, done - Wide::kTableSlots);
             else if (done == 2)
                 events.wait(E::lower_ready, 0);  // three slots, but an event has two: the first one has been seen
-            if (p.forms.qk_norm) events.wait(E::norms_ready, own);
+            if (kSummary ? p.forms.qk_norm : kNorms) events.wait(E::norms_ready, own);
             const RecordFactors made = make_tables(p.forms, smem + Wide::kTables + table * Wide::kTableBytes,
                                                    smem + Wide::kNorms + (own & 1) * Wide::kNormBytes, lane, tokens, scale, plain);
             events.announce(E::tables_ready, own);
@@ -116,7 +116,7 @@ __device__ __forceinline__ void begin_product(float (&d)[32], uint32_t a, uint32
 
 // -N of a chunk before the scores of the one before it: scores wait until the recurrence has left their record, -N has the way through the inverse before it.
 // Norms a chunk ahead: the token warp then has the factors ready in time. A summary has no scores, and nothing that waits for them.
-template <class T, bool kSummary>
+template <class T, bool kSummary, bool kNorms>
 __device__ __forceinline__ void gate_role(const Sm90FusedParams& p, const Units& units, uint32_t smem, Ring<Wide::kStages> ring,
                                           const WideEvents<kSummary>& events) {
     using E = WideEvents<kSummary>;
@@ -169,7 +169,7 @@ __device__ __forceinline__ void gate_role(const Sm90FusedParams& p, const Units&
             if (w.skip) continue;
             chunks = w.chunks, left = tokens_from(w);
         }
-        if (!kSummary && p.forms.qk_norm && chunks > 0) make_norms(ring, done, left);
+        if (!kSummary && kNorms && chunks > 0) make_norms(ring, done, left);
 #pragma unroll 1
         for (int c = 0; c < chunks; ++c, ++done, left -= kChunk, ring.advance()) {
             if (!is_own<kSummary>(done)) {
@@ -197,7 +197,7 @@ __device__ __forceinline__ void gate_role(const Sm90FusedParams& p, const Units&
             }
             table = next_table<kSummary>(table);
             if (kSummary) continue;
-            if (p.forms.qk_norm && c + 1 < chunks) {
+            if (kNorms && c + 1 < chunks) {
                 Ring<Wide::kStages> ahead = ring;
                 ahead.advance();
                 make_norms(ahead, done + 1, left - kChunk);
@@ -532,7 +532,7 @@ __device__ __forceinline__ void copy_role(const Sm90ForwardParams& p, const Unit
     if (leader) wait_stores_read();  // the shared memory is the block's until it ends
 }
 
-template <class T, bool kSummary>
+template <class T, bool kSummary, bool kNorms>
 __device__ __forceinline__ void fuse_wide(const Sm90FusedParams& p) {
     extern __shared__ __align__(1024) char memory[];
     const uint32_t smem = shared_address(memory);
@@ -563,7 +563,7 @@ __device__ __forceinline__ void fuse_wide(const Sm90FusedParams& p) {
         math_role<T, kSummary>(p.forward, units(), smem, ring, events);
     } else if (warp < 12) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 80;");
-        gate_role<T, kSummary>(p, units(), smem, ring, events);
+        gate_role<T, kSummary, kNorms>(p, units(), smem, ring, events);
     } else {
         if constexpr (kSummary)
             asm volatile("setmaxnreg.dec.sync.aligned.u32 72;");
@@ -574,7 +574,7 @@ __device__ __forceinline__ void fuse_wide(const Sm90FusedParams& p) {
         else if (warp == 14)
             copy_role<kSummary>(p.forward, units(), smem, ring, events);
         else
-            token_role<std::is_same<T, Bf16>::value, kSummary>(p, units(), smem, events);
+            token_role<std::is_same<T, Bf16>::value, kSummary, kNorms>(p, units(), smem, events);
     }
     if constexpr (kSummary) {
         __syncwarp();
@@ -585,11 +585,14 @@ __device__ __forceinline__ void fuse_wide(const Sm90FusedParams& p) {
 }  // namespace
 }  // namespace fqla::sm90
 
-#define FQLA_FUSED_WIDE(name, T, summary, cluster)                                                                                              \
+// Norms have kernels of their own, since their code slows those that do not want it; a summary asks when it runs.
+#define FQLA_FUSED_WIDE(name, T, summary, norms, cluster)                                                                                       \
     extern "C" __global__ void cluster __launch_bounds__(fqla::WideLayout::kThreads, 1) name(const __grid_constant__ fqla::Sm90FusedParams p) { \
-        fqla::sm90::fuse_wide<fqla::sm90::T, summary>(p);                                                                                       \
+        fqla::sm90::fuse_wide<fqla::sm90::T, summary, norms>(p);                                                                                \
     }
-FQLA_FUSED_WIDE(gdn_fused_bf16_v128, Bf16, false, )
-FQLA_FUSED_WIDE(gdn_fused_f16_v128, F16, false, )
-FQLA_FUSED_WIDE(gdn_fused_summary_bf16, Bf16, true, __cluster_dims__(2, 1, 1))
-FQLA_FUSED_WIDE(gdn_fused_summary_f16, F16, true, __cluster_dims__(2, 1, 1))
+FQLA_FUSED_WIDE(gdn_fused_bf16_v128, Bf16, false, false, )
+FQLA_FUSED_WIDE(gdn_fused_f16_v128, F16, false, false, )
+FQLA_FUSED_WIDE(gdn_fused_bf16_v128_l2, Bf16, false, true, )
+FQLA_FUSED_WIDE(gdn_fused_f16_v128_l2, F16, false, true, )
+FQLA_FUSED_WIDE(gdn_fused_summary_bf16, Bf16, true, false, __cluster_dims__(2, 1, 1))
+FQLA_FUSED_WIDE(gdn_fused_summary_f16, F16, true, false, __cluster_dims__(2, 1, 1))

@@ -18,8 +18,9 @@ constexpr double kRecurrentCrowdedToken = 0.31, kRecurrentTokenUnit = 0.0046;
 constexpr double kFusedStart = 11.9, kFusedChunk = 1.7, kFusedCrowd = 0.39, kFusedUnit = 3, kFusedStates = 0.35;
 // fused, one block a (row, head) pair: rows of 1024 and 8192 tokens, 128 to 512 pairs
 constexpr double kHeadStart = 12, kHeadChunk = 2.45, kHeadUnit = 7;
-// the same in segments, as on full cards, and its summary: predicted, to be measured. Until then it must promise to take this much of the time with records.
-constexpr double kHeadSegmentChunk = 2.4, kHeadSummaryChunk = 1.4, kWorthNoRecords = 0.96;
+// the same in segments and their summary, 2/8 to 16/64 heads, 8192 and 32768 tokens, 2 to 16 segments; within 10%, so it must promise to take this much of
+// the time with records
+constexpr double kHeadSegmentChunk = 2.4, kHeadSummaryChunk = 1.8, kWorthNoRecords = 0.95;
 // solve: a chunk of a key head with the whole card on it, and a share of that for each of its value heads
 constexpr double kSolveStart = 8.3, kSolveChunk = 0.0119, kSolveShare = 0.49;
 // forward, 64 rows of V a multiprocessor: few blocks, and what a card full of them adds

@@ -48,8 +48,9 @@ int64_t heads_per_solve_block(const Form& form, int64_t slots, const Caps& caps)
 
 // Blocks take (row, segment, head) units in turn.
 Step wide_step(const Form& form, int64_t units, const Caps& caps, bool overlaps) {
-    return sm90_step(by_dtype(form, KernelId::gdn_fused_bf16_v128, KernelId::gdn_fused_f16_v128), std::min<int64_t>(units, std::max(1, caps.multiprocessors)),
-                     WideLayout::kThreads, WideLayout::kBytes, overlaps);
+    const KernelId kernel = form.qk_norm == FLASHQLA_NORM_L2 ? by_dtype(form, KernelId::gdn_fused_bf16_v128_l2, KernelId::gdn_fused_f16_v128_l2)
+                                                             : by_dtype(form, KernelId::gdn_fused_bf16_v128, KernelId::gdn_fused_f16_v128);
+    return sm90_step(kernel, std::min<int64_t>(units, std::max(1, caps.multiprocessors)), WideLayout::kThreads, WideLayout::kBytes, overlaps);
 }
 
 void add_forward(const Request& request, const Caps& caps, Plan& plan) {
