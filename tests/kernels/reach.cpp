@@ -60,6 +60,7 @@ Sizes reached() {
             f.gate = bit(6) ? FLASHQLA_GATE_RAW : FLASHQLA_GATE_LOG;
             f.qk_norm = bit(5) ? FLASHQLA_NORM_L2 : FLASHQLA_NORM_NONE;
             f.beta_scale = 1, f.scale = 0.1, f.eps = 1e-6;
+            r.problem.flags = bit(6) ? FLASHQLA_PROBLEM_KEYS_BOUNDED : 0;
             const int64_t tokens = bit(7) ? 1 << 16 : bit(9) ? 1 : 4;
             const int64_t rows = bit(8) ? bit(7) ? 10 : 4096 : 1;
             r.bounds = {rows, rows * tokens, tokens, bit(9)};
