@@ -347,8 +347,8 @@ typedef struct flashqla_backward_args {
     flashqla_tensor dA_log;        /* [HV], raw gate only; overwritten with the sum over all tokens of all rows; dtypes as gate */
     flashqla_tensor ddt_bias;      /* [HV], raw gate only; as dA_log */
     flashqla_tensor d_initial;     /* dL/d(initial state), by row, as d_final. Rows that start from zero: zeros */
-    const void *saved;             /* what the forward call of the same problem, sequences, read slots and inputs saved, by this version of the
-                                      library, unchanged since; NULL: recomputed. Only read: it serves any number of backward calls */
+    const void *saved;             /* what the forward call of the same problem (engine included), sequences, read slots and inputs saved, by
+                                      this version of the library, unchanged since; NULL: recomputed. Only read: it serves any number of backward calls */
     uint64_t saved_bytes;
 } flashqla_backward_args;
 
@@ -361,8 +361,9 @@ typedef struct flashqla_query_info {
     uint64_t workspace_bytes; /* the most that any call within these bounds takes: of this problem, with no more rows, tokens or
                                  max_tokens, whatever its alignment and state options. Align it to 256 bytes; needs no initialisation;
                                  contents are undefined afterwards */
-    uint64_t saved_bytes;     /* size of `saved` for these bounds, the same for both ops (of one state); 0: nothing worth saving, pass NULL.
-                                 Where it is not 0, about 65 KiB for each 64 tokens of a row and value head */
+    uint64_t saved_bytes;     /* size of `saved` for these bounds, the same for both ops and all states; 0: nothing worth saving, pass NULL.
+                                 Where it is not 0, about 65 KiB for each 64 tokens of a row and value head. Engine, launches and
+                                 reason are those of a call without `saved` */
     const char *engine_name;  /* "recurrent sm_90a", "cpu avx512", ...; valid for ever */
     const char *reason;       /* why this engine, or why not at all; valid until the thread's next call */
 } flashqla_query_info;
@@ -458,7 +459,7 @@ FLASHQLA_API int32_t flashqla_forward(const flashqla_handle *handle, const flash
 
 /* Backward: from dL/dout and dL/d(final state) to the gradients asked for. Recomputes what it needs from the forward's inputs
  * unless `saved` is given: 65 KiB for 64 tokens of a value head. It paid in every row timed on an H100 (2026-11-23): forward and backward
- * together took 7 to 15% less (16 / 32 heads, 8192 tokens: .691 ms instead of .812), so save where memory allows.
+ * together took 2 to 20% less (16 / 32 heads, 8192 tokens: .680 ms instead of .824), so save where memory allows.
  * Outputs may overlap nothing. Errors: as flashqla_forward. */
 FLASHQLA_API int32_t flashqla_backward(const flashqla_handle *handle, const flashqla_problem *problem, const flashqla_sequences *sequences,
                                        const flashqla_state *state, const flashqla_backward_args *args, void *workspace,

@@ -46,7 +46,7 @@ struct Sm90ForwardParams {
     int32_t state_layout, state_dtype;
     int32_t segments;        // of a row
     int32_t segment_chunks;  // chunks of each segment but a row's last
-    int32_t first_segment_chunks;
+    int32_t reserved;
 };
 
 // gdn_fused_<dtype>_v64: clusters of two blocks, one a (row, value head); no segments. _v128: blocks, one a (row, segment, value head).

@@ -10,10 +10,11 @@
 //   invert, two warps        48         every second chunk's inverse           (lower ready -> lower free; solve free -> record ready)
 //   math, two warpgroups     192        recurrence and output                  (stage filled, record, values ready -> solve, stage, record free, output ready)
 //
-// The summary of context parallelism is the same without scores and output, in clusters of two: a segment's state in one block, its transition in the
-// other, which has no values and starts from the identity. Both need the same inverses and factors, so each makes them for every second chunk.
+// The summary of context parallelism is the same without scores and output (registers 72, 80, 176), in clusters of two: a segment's state in one block, its
+// transition in the other, which has no values and starts from the identity. Both need the same inverses and factors, so each makes them for every second
+// chunk.
 //
-// Gates, inverse and recurrence so work on successive chunks. The hot code of all roles together must stay near 32 KB: with 54 KB every second
+// Gates, inverse and recurrence so work on successive chunks. The hot code of all roles together must stay near 30 KB: with 54 KB every second
 // cycle of the gate warps went into waiting for instructions (H100, 2026-11-23). Only for bounded keys: gate_steps.cuh.
 #include <type_traits>
 

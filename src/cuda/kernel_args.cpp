@@ -93,7 +93,7 @@ Sm90ForwardParams sm90_forward_params(const Plan& plan, const Forward& call, con
     p.state_layout = form.state_layout;
     p.state_dtype = form.state_dtype;
     p.segments = plan.sm90.segments;
-    p.segment_chunks = p.first_segment_chunks = plan.sm90.segment_chunks;
+    p.segment_chunks = plan.sm90.segment_chunks;
     return p;
 }
 

@@ -105,6 +105,7 @@ uint64_t saved_bytes(const Request& asked, const Caps& caps) {
     forward.op = FLASHQLA_OP_FORWARD, backward.op = FLASHQLA_OP_BACKWARD;
     forward.aligned_16_bytes = backward.aligned_16_bytes = true;
     forward.saved = backward.saved = false;
+    forward.state = backward.state = {};  // the two calls may ask different things of their states
     const int32_t engine = asked.problem.engine;
     if (engine == FLASHQLA_ENGINE_RECURRENT || engine == FLASHQLA_ENGINE_FUSED) return 0;
     if (refuses_chunked(forward, caps) || refuses_chunked_backward(backward, caps)) return 0;
