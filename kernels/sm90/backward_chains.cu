@@ -231,13 +231,7 @@ __device__ __forceinline__ void state_chain(const Sm90ChainParams& params, const
         for (int j = 0; j < 8; ++j) read_k[j] = factor(factors, ChunkRecord::read_k, j);
         ring.wait_filled();  // known to be so: a block boundary, across which ptxas does not sink the products above
         mma_wait<0>(), pin(u);
-        // X^T = beta V^T - read_k Y^T
-#pragma unroll
-        for (int i = 0; i < 16; ++i) {
-            u[2 * i] = x[2 * i] - read_k[i / 2].x * u[2 * i];
-            u[2 * i + 1] = x[2 * i + 1] - read_k[i / 2].y * u[2 * i + 1];
-            xb[i] = pack(T{}, u[2 * i], u[2 * i + 1]);
-        }
+        subtract_reads<T>(u, xb, x, read_k);
         // U^T = X^T + X^T strict(A)^T
         pin(u), pin(xb), mma_begin();
 #pragma unroll

@@ -36,16 +36,8 @@ __device__ __forceinline__ void make_factors(const Backward& call, const Item& i
     const int lane = threadIdx.x % 32;
     const TokenPair x = tokens_of_lane(call, item, head);
     constexpr float kLog2e = 1.4426950408889634f;
-    const float g0 = x.g[0] * kLog2e, g1 = x.g[1] * kLog2e;
-    float sum = g0 + g1;
-#pragma unroll
-    for (int d = 1; d < 32; d *= 2) {
-        const float before = __shfl_up_sync(~0u, sum, d);
-        if (lane >= d) sum += before;
-    }
-    float earlier = __shfl_up_sync(~0u, sum, 1);
-    if (lane == 0) earlier = 0.f;
-    const float G0 = earlier + g0, G1 = sum, last = __shfl_sync(~0u, sum, 31);
+    const float2 sums = sum_pairs({x.g[0] * kLog2e, x.g[1] * kLog2e}, lane);
+    const float G0 = sums.x, G1 = sums.y, last = __shfl_sync(~0u, G1, 31);
     store_shared_f2(factor_at(factors, GradientLayout::log_decay, 2 * lane), G0, G1);
     store_shared_f2(factor_at(factors, GradientLayout::decay, 2 * lane), exp2_fast(G0), exp2_fast(G1));
     store_shared_f2(factor_at(factors, GradientLayout::rest, 2 * lane), exp2_fast(last - G0), exp2_fast(last - G1));

@@ -51,4 +51,18 @@ __device__ __forceinline__ float load_scalar(const View& x, int64_t at) {
     return x.dtype == FLASHQLA_DTYPE_BF16 ? __uint_as_float(bits << 16) : __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
 }
 
+// Sums of 64 numbers up to each of a lane's two, 2 lane and the next.
+__device__ __forceinline__ float2 sum_pairs(float2 x, int lane) {
+    float sum = x.x + x.y;
+#pragma unroll
+    for (int d = 1; d < 32; d *= 2) {
+        const float before = __shfl_up_sync(~0u, sum, d);
+        if (lane >= d) sum += before;
+    }
+    // The first's is the sum up to the pair before, plus its own: never a difference.
+    float earlier = __shfl_up_sync(~0u, sum, 1);
+    if (lane == 0) earlier = 0.f;
+    return {earlier + x.x, sum};
+}
+
 }  // namespace fqla::sm90

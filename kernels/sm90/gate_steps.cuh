@@ -143,6 +143,21 @@ __device__ __forceinline__ void diagonal_gates(float (&e)[8], const GateAt& at, 
     }
 }
 
+// The 16 x 16 block of columns 16 b .. of this warp's rows of a product, off the diagonal: each value by its row's and its column's factor.
+template <class T>
+__device__ __forceinline__ void gate_block(uint32_t (&r)[4], const GateAt& at, const Thread& me, int b, const float (&row)[2], const float (&product)[32]) {
+    using W = WideLayout;
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+        const float2 c = load_shared_f2(at.table(W::columns, me.warp * kChunk + 16 * b + 8 * j + me.pair));
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            const float* x = product + 8 * b + 4 * j + 2 * i;
+            r[2 * j + i] = pack(T{}, x[0] * (row[i] * c.x), x[1] * (row[i] * c.y));
+        }
+    }
+}
+
 // -N of this warp's rows: on the diagonal block its two 8 x 8 blocks in f32 and the one below in f16; f16 left of it.
 __device__ __forceinline__ void gate_lower(const GateAt& at, const Thread& me, const float (&e)[8], const float (&kk)[32]) {
     using W = WideLayout;
@@ -161,15 +176,7 @@ __device__ __forceinline__ void gate_lower(const GateAt& at, const Thread& me, c
     for (int b = 0; b < 3; ++b) {
         if (b >= me.warp) break;
         uint32_t n[4];
-#pragma unroll
-        for (int j = 0; j < 2; ++j) {
-            const float2 c = load_shared_f2(at.table(W::columns, me.warp * kChunk + 16 * b + 8 * j + me.pair));
-#pragma unroll
-            for (int i = 0; i < 2; ++i) {
-                const float* k = kk + 8 * b + 4 * j + 2 * i;
-                n[2 * j + i] = pack(F16{}, k[0] * (row[i] * c.x), k[1] * (row[i] * c.y));
-            }
-        }
+        gate_block<F16>(n, at, me, b, row, kk);
         store_matrices(block_at(at.lower, at.rows.by_column, me.warp, b), n);
     }
 }
@@ -200,15 +207,7 @@ __device__ __forceinline__ void gate_scores(const GateAt& at, const Thread& me, 
 #pragma unroll
     for (int b = 3; b > 0; --b) {
         if (b <= me.warp) break;
-#pragma unroll
-        for (int j = 0; j < 2; ++j) {
-            const float2 c = load_shared_f2(at.table(W::columns, me.warp * kChunk + 16 * b + 8 * j + me.pair));
-#pragma unroll
-            for (int i = 0; i < 2; ++i) {
-                const float* q = kq + 8 * b + 4 * j + 2 * i;
-                r[2 * j + i] = pack(T{}, q[0] * (row[i] * c.x), q[1] * (row[i] * c.y));
-            }
-        }
+        gate_block<T>(r, at, me, b, row, kq);
         store_matrices_across(block_at(at.scores, at.rows.by_row, b, me.warp), r);
     }
 }

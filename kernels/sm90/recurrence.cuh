@@ -314,6 +314,17 @@ __device__ __forceinline__ float2 factor(uint32_t factors, ChunkRecord::Factor w
     return load_shared_f2(factors + (which * kChunk + 8 * j + (threadIdx.x & 3) * 2) * 4);
 }
 
+// X^T = beta V^T - read_k Y^T, in the place of Y^T, and its operand.
+template <class T>
+__device__ __forceinline__ void subtract_reads(float (&y)[32], uint32_t (&operand)[16], const float (&beta_v)[32], const float2 (&read_k)[8]) {
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+        y[2 * i] = beta_v[2 * i] - read_k[i / 2].x * y[2 * i];
+        y[2 * i + 1] = beta_v[2 * i + 1] - read_k[i / 2].y * y[2 * i + 1];
+        operand[i] = pack(T{}, y[2 * i], y[2 * i + 1]);
+    }
+}
+
 // By one thread of a warp that has read its stage.
 template <class L>
 __device__ __forceinline__ void release_stage(const Ring<L::kStages>& ring) {
@@ -417,13 +428,7 @@ __device__ __forceinline__ void math_role(const Sm90ForwardParams& p, const Unit
                 mma_wait<0>();
             }
             pin(u);
-            // X^T = beta V^T - read_k Y^T
-#pragma unroll
-            for (int i = 0; i < 16; ++i) {
-                u[2 * i] = x[2 * i] - read_k[i / 2].x * u[2 * i];
-                u[2 * i + 1] = x[2 * i + 1] - read_k[i / 2].y * u[2 * i + 1];
-                xb[i] = pack(T{}, u[2 * i], u[2 * i + 1]);
-            }
+            subtract_reads<T>(u, xb, x, read_k);
             // U^T = X^T + X^T strict(A)^T
             pin(u), pin(xb), mma_begin();
 #pragma unroll

@@ -173,20 +173,6 @@ struct FactorPair {
     float decay;
 };
 
-// Sums of 64 numbers up to each of a lane's two, 2 lane and the next.
-__device__ __forceinline__ float2 sum_pairs(float2 x, int lane) {
-    float sum = x.x + x.y;
-#pragma unroll
-    for (int d = 1; d < 32; d *= 2) {
-        const float before = __shfl_up_sync(~0u, sum, d);
-        if (lane >= d) sum += before;
-    }
-    // The first's is the sum up to the pair before, plus its own: never a difference.
-    float earlier = __shfl_up_sync(~0u, sum, 1);
-    if (lane == 0) earlier = 0.f;
-    return {earlier + x.x, sum};
-}
-
 // Sums of a head's gates and exp(G_start - G_s) for the rows of this warp, in the warp's own memory.
 __device__ __forceinline__ FactorPair sum_gates(const SolveForms& p, const SolveAt& at, const Thread& me) {
     const uint32_t own = at.warps + me.warp * 2 * kChunk * 4;
