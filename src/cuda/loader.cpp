@@ -20,7 +20,7 @@ constexpr int kContexts = 64;  // a process with more recycles entries: those co
 
 struct Cache {
     Mutex mutex;
-    CUlibrary library[kEmbeddedCount + 1];
+    CUlibrary libraries[kEmbeddedCount + 1];
     CUkernel kernel[kKernelSlots];
     LoadedIn loaded[kContexts];
     int contexts = 0, oldest = 0;
@@ -39,8 +39,8 @@ LoadedIn& entry_of(unsigned long long context) {
 int32_t load_library(const Driver& driver, const char* source, CUlibrary& out) {
     for (int i = 0; i < kEmbeddedCount; i++) {
         if (strcmp(kEmbedded[i].source, source) != 0) continue;
-        if (!g_cache.library[i]) FQLA_TRY(driver, cuLibraryLoadData, &g_cache.library[i], kEmbedded[i].data, nullptr, nullptr, 0, nullptr, nullptr, 0);
-        out = g_cache.library[i];
+        if (!g_cache.libraries[i]) FQLA_TRY(driver, cuLibraryLoadData, &g_cache.libraries[i], kEmbedded[i].data, nullptr, nullptr, 0, nullptr, nullptr, 0);
+        out = g_cache.libraries[i];
         return FLASHQLA_STATUS_OK;
     }
     return fail(FLASHQLA_STATUS_INTERNAL, "no kernels named %s inside", source);

@@ -18,6 +18,7 @@ except ImportError as missing:
     common.skip(str(missing))
 
 import torch.utils.checkpoint  # noqa: E402
+from torch import library  # noqa: E402
 
 import flashqla  # noqa: E402
 
@@ -287,7 +288,7 @@ class Torch(common.TestCase):
     def test_opcheck(self) -> None:
         x = make(tokens=20, K=16, V=16, dtype=torch.float32)
         ordered = [x[n] for n in ("q", "k", "v", "g", "beta")] + [None, None, x["initial_state"], None]
-        torch.library.opcheck(torch.ops.flashqla.gated_delta_rule.default, (*ordered, 0, 0.0, True, False, 1.0, False, 0, True, 0))
+        library.opcheck(torch.ops.flashqla.gated_delta_rule.default, (*ordered, 0, 0.0, True, False, 1.0, False, 0, True, 0))
 
     def test_compile(self) -> None:
         """Whole graph, static and dynamic shapes, forward and backward: the same bits as without."""

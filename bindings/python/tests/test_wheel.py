@@ -38,7 +38,7 @@ with tempfile.TemporaryDirectory() as folder:
         sys.exit(f"{wheel}: not the name of a wheel")
     run(python, "-m", "pip", "install", "--quiet", "--no-index", os.path.join(wheels, wheel), environment=bare)
     print(run(python, "-B", EXAMPLE, environment=bare).strip())
-    where = run(python, "-c", "import flashqla._abi; print(flashqla._abi.library_path())", environment=bare).strip()
+    where = run(python, "-c", "from flashqla._abi import library_path; print(library_path())", environment=bare).strip()
     if not where.startswith(folder):
         sys.exit(f"the library came from {where}")
     run(python, "-m", "pip", "check", environment=bare)
