@@ -52,13 +52,14 @@ list(JOIN image_names ", " FQLA_IMAGES_TEXT)
 
 function(fqla_fatbin source flags)
   get_filename_component(name ${source} NAME)
+  set(kernels "${PROJECT_SOURCE_DIR}/kernels")
   set(fatbin "${PROJECT_BINARY_DIR}/kernels/${name}.fatbin")
   add_custom_command(
     OUTPUT ${fatbin} ${fatbin}.ptxas
-    COMMAND ${CMAKE_COMMAND} "-DNVCC=${FLASHQLA_NVCC}" "-DSOURCE=${PROJECT_SOURCE_DIR}/kernels/${source}.cu" "-DFATBIN=${fatbin}" "-DFLAGS=${flags}"
-            "-DINCLUDES=${PROJECT_SOURCE_DIR}/include;${PROJECT_SOURCE_DIR}/kernels/contract;${PROJECT_SOURCE_DIR}/kernels/common"
+    COMMAND ${CMAKE_COMMAND} "-DNVCC=${FLASHQLA_NVCC}" "-DSOURCE=${kernels}/${source}.cu" "-DFATBIN=${fatbin}" "-DFLAGS=${flags}"
+            "-DINCLUDES=${PROJECT_SOURCE_DIR}/include;${kernels}/contract;${kernels}/ptx;${kernels}/common"
             "-DHOST=${CMAKE_CXX_COMPILER}" -P "${PROJECT_SOURCE_DIR}/cmake/compile_kernel.cmake"
-    DEPENDS "${PROJECT_SOURCE_DIR}/kernels/${source}.cu" "${PROJECT_SOURCE_DIR}/cmake/compile_kernel.cmake"
+    DEPENDS "${kernels}/${source}.cu" "${PROJECT_SOURCE_DIR}/cmake/compile_kernel.cmake"
     DEPFILE ${fatbin}.d
     COMMENT "Compiling kernels ${source}.cu for ${FQLA_IMAGES_TEXT}"
     VERBATIM)

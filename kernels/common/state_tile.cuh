@@ -3,6 +3,7 @@
 //     lane = 8 * group + part;   column = kColumns * group + c,  c < kColumns;   key(i) as below,  i < kKeys
 // so sums over keys take three shuffles, in both layouts of memory.
 #pragma once
+#include "global.cuh"
 #include "scalar.cuh"
 
 namespace fqla {
@@ -87,12 +88,10 @@ struct FixedState {
     __device__ __forceinline__ static void load_run(uint32_t (&word)[kWords], const State* from) {
         if constexpr (kKeysContiguous) {
             *reinterpret_cast<uint4*>(word) = *reinterpret_cast<const uint4*>(from);
-        } else if constexpr (kWords == 4) {
-            // A warp has 64 bytes of each key's row, its neighbour the rest of the line: let the L2 fetch the whole at once. H100 2026-11-23,
-            // 16/64 batch 256: 0.766 ms with the hint, 0.795 without.
-            asm volatile("ld.global.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(word[0]), "=r"(word[1]), "=r"(word[2]), "=r"(word[3]) : "l"(from));
         } else {
-            asm volatile("ld.global.L2::128B.v2.u32 {%0, %1}, [%2];" : "=r"(word[0]), "=r"(word[1]) : "l"(from));
+            // A warp has 64 bytes (bf16: 32) of each key's row, its neighbours the rest of the line: let the L2 fetch the whole at once.
+            // H100 2026-11-23, 16/64 batch 256: 0.766 ms with the hint, 0.795 without.
+            load_with_line(word, from);
         }
     }
 

@@ -4,6 +4,7 @@
 //   AnyTokens       element loads of any dtype, size and alignment, one token ahead in registers and some more in the L2; f32 in shared memory
 #pragma once
 #include "async_copy.cuh"
+#include "global.cuh"
 #include "scalar.cuh"
 
 namespace fqla {
@@ -170,7 +171,7 @@ private:
         for (int t = 0; t <= kAhead; ++t) prefetch(t);
     }
     __device__ __forceinline__ void prefetch(int64_t t) {
-        if (t < source_.length && has_line_) asm volatile("prefetch.global.L2 [%0];" ::"l"(ahead_));
+        if (t < source_.length && has_line_) prefetch_to_l2(ahead_);
         ahead_ += ahead_step_;
     }
 

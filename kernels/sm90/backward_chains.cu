@@ -449,7 +449,7 @@ __device__ __forceinline__ void run_chain(const Sm90ChainParams& params, const C
 
 template <class T, bool kSummary>
 __device__ __forceinline__ void chains(const Sm90ChainParams& params) {
-    extern __shared__ __align__(1024) char memory[];
+    FQLA_DYNAMIC_SHARED(memory);
     const Sm90ForwardParams& p = params.forward;
     const uint32_t smem = shared_address(memory), staging_at = smem + L::kBarriers + 16 * L::kStages, tail = staging_at + 16 * L::kStagings;
     const Stages ring(smem + L::kBarriers);

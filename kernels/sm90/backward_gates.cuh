@@ -186,10 +186,8 @@ __device__ __forceinline__ float small_beta_gradient(const Sm90GradientParams& p
         const float x = unpack(T{}, key(i)[c]).x;
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-            uint16_t s;
             const uint32_t at = state + (v >> 6) * 2 * kTileBytes + (c >> 6) * kTileBytes + swizzled((v & 63) + e, (c & 63) >> 3) + (c & 7) * 2;
-            asm volatile("ld.shared.u16 %0, [%1];" : "=h"(s) : "r"(at));
-            y[e] += x * unpack(T{}, s).x;
+            y[e] += x * unpack(T{}, load_shared_u16(at)).x;
         }
     }
     const float decay = exp2_fast(G) * k_norm;
@@ -200,9 +198,7 @@ __device__ __forceinline__ float small_beta_gradient(const Sm90GradientParams& p
         const float4 other = load_row4<T>(key(j));
         const float norms = k_norm * inverse_norm(form, sum_over_warp(dot4(other, other)));
         const float f = sum_over_warp(dot4(k, other)) * norms * exp2_fast(G - load_shared_f(factor_at(factors, GradientLayout::log_decay, j)));
-        uint2 r;
-        asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(r.x), "=r"(r.y) : "r"(u + (v >> 6) * kTileBytes + swizzled(j, (v & 63) >> 3) + (v & 7) * 2));
-        const float4 row = unpack4<T>(r);
+        const float4 row = unpack4<T>(load_shared_u2(u + (v >> 6) * kTileBytes + swizzled(j, (v & 63) >> 3) + (v & 7) * 2));
         e.x -= f * row.x, e.y -= f * row.y, e.z -= f * row.z, e.w -= f * row.w;
     }
     const int64_t place = item.slot * form.value_heads + head;

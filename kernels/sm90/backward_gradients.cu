@@ -127,7 +127,7 @@ template <class T>
 __device__ __forceinline__ void store_key_gradients(float down, const Item& item, const View& to, int half, float (&d)[32], float2 dot, const Place& me,
                                                     uint32_t tile) {
     if (!to.data) return;
-    const int thread = thread_anew() % 128, row = thread / 32 * 16 + thread % 32 / 4, pair = 2 * (thread % 4);
+    const int thread = fresh_thread() % 128, row = thread / 32 * 16 + thread % 32 / 4, pair = 2 * (thread % 4);
     uint16_t* const base = static_cast<uint16_t*>(to.data) + token_offset(to, item, row, item.key_head) + 64 * half + pair;
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
@@ -191,7 +191,7 @@ __device__ __forceinline__ void sum_straddling(const float (&z)[32], float (&bef
             sums[i] = (high ? sums[i + keep] : sums[i]) + other;
         }
     }
-    const int lane = thread_anew() % 32, j = (lane >> 4 & 1) * 4 + (lane >> 3 & 1) * 2 + (lane >> 2 & 1);
+    const int lane = fresh_thread() % 32, j = (lane >> 4 & 1) * 4 + (lane >> 3 & 1) * 2 + (lane >> 2 & 1);
     store_shared_f2(to + (8 * j + 2 * (lane & 3)) * 4, sums[0], sums[1]);
 }
 
@@ -438,7 +438,7 @@ __device__ __forceinline__ void keys_role(const Sm90GradientParams& p, uint32_t 
 
 template <class T>
 __device__ __forceinline__ void gradients(const Sm90GradientParams& p) {
-    extern __shared__ __align__(1024) char memory[];
+    FQLA_DYNAMIC_SHARED(memory);
     const uint32_t smem = shared_address(memory);
     Item* items = reinterpret_cast<Item*>(memory + L::kItems);
     const Events on{smem + L::kBarriers};
@@ -456,13 +456,13 @@ __device__ __forceinline__ void gradients(const Sm90GradientParams& p) {
     wait_for_predecessor();
     const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
     if (warp < 8) {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 144;");
+        take_registers<144>();
         keys_role<T>(p, smem, items, counted_anew(on), warp / 4);
     } else if (warp < 12) {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 152;");
+        take_registers<152>();
         score_role<T>(p, smem, items, counted_anew(on));
     } else {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
+        give_registers<56>();
         if (warp == 12)
             load_role(p, smem, items, on);
         else if (warp == 13)

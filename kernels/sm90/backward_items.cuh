@@ -1,6 +1,7 @@
 // What the roles of backward_gradients.cu share: items, events, and where things lie; and the load role.
 #pragma once
 #include "chunk.cuh"
+#include "registers.cuh"
 #include "ring.cuh"
 #include "scalar.cuh"
 #include "sm90_backward_params.h"
@@ -63,16 +64,9 @@ struct Events {
 };
 static_assert(GradientLayout::kPhases == 2 && GradientLayout::kTokenStages == 2 && GradientLayout::kBytes - GradientLayout::kBarriers == 208, "Events");
 
-// threadIdx.x, read anew: what is worked out of it before a loop and used behind it, ptxas may spill.
-__device__ __forceinline__ int thread_anew() {
-    int r;
-    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(r));
-    return r;
-}
-
-// Each role's own counts: zeros that ptxas cannot share among the roles, for it spills what they share.
+// Each role's own counts, from zeros of its own.
 __device__ __forceinline__ Events counted_anew(Events on) {
-    asm volatile("mov.b32 %0, 0;\n\tmov.b32 %1, 0;\n\tmov.b32 %2, 0;" : "=r"(on.item), "=r"(on.key), "=r"(on.head));
+    on.item = fresh_zero(), on.key = fresh_zero(), on.head = fresh_zero();
     return on;
 }
 

@@ -79,7 +79,7 @@ __device__ __forceinline__ void stitch(const Sm90ChainStitchParams& p, int64_t h
 }
 
 __device__ __forceinline__ void stitch_chains(const Sm90ChainStitchParams& p) {
-    extern __shared__ __align__(1024) char memory[];
+    FQLA_DYNAMIC_SHARED(memory);
     constexpr int kSlices = kHeadDim / L::kRows;
     const uint32_t smem = shared_address(memory);
     if (threadIdx.x == 0) {

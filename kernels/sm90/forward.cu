@@ -25,7 +25,7 @@ template <class T, class L>
 __device__ __forceinline__ void recur(const Sm90ForwardParams& p) {
     constexpr int Math = L::kMath;
     constexpr bool Output = L::kOutput;
-    extern __shared__ __align__(1024) char memory[];
+    FQLA_DYNAMIC_SHARED(memory);
     const uint32_t smem = shared_address(memory), tail = smem + L::kBarriers + 16 * L::kStages;
     Ring<L::kStages> ring(smem + L::kBarriers);
     let_successor_start();
@@ -43,7 +43,7 @@ __device__ __forceinline__ void recur(const Sm90ForwardParams& p) {
     if constexpr (L::kCluster) sync_cluster();
     wait_for_predecessor();
     if (warp < 4 * Math) {
-        if constexpr (Math == 2) asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+        if constexpr (Math == 2) take_registers<232>();
         const Work w = find_work<L::kMutes>(p, units, units.first);
         if (Output || group == 0 || w.segment > 0)
             math_role<T, L>(p, units, smem, ring, staging, StagedRecords{});
@@ -51,7 +51,7 @@ __device__ __forceinline__ void recur(const Sm90ForwardParams& p) {
             for (int c = 0; c < w.chunks; ++c, ring.advance())
                 if (ring.wait_filled(), threadIdx.x % 32 == 0) release_stage<L>(ring);
     } else {
-        if constexpr (Math == 2) asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+        if constexpr (Math == 2) give_registers<40>();
         if (warp == 4 * Math)
             load_role<L>(p, units, smem, ring, tail);
         else if (Output && group < Math)

@@ -129,7 +129,7 @@ __device__ __forceinline__ void solve_role(const Sm90FusedParams& p, const Units
 
 template <class T>
 __device__ __forceinline__ void fuse(const Sm90FusedParams& p) {
-    extern __shared__ __align__(1024) char memory[];
+    FQLA_DYNAMIC_SHARED(memory);
     const uint32_t smem = shared_address(memory), tail = smem + Pair::kBarriers + 16 * Pair::kStages;
     Ring<Pair::kStages> ring(smem + Pair::kBarriers);
     const Ring<1> staging(tail + 8 * Pair::kStages);
@@ -152,14 +152,14 @@ __device__ __forceinline__ void fuse(const Sm90FusedParams& p) {
     sync_cluster();
     const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
     if (warp < 4) {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+        take_registers<240>();
         PairRecords records{events, rank};
         math_role<T, Pair>(p.forward, units(), smem, ring, staging, records);
     } else if (warp < 8) {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
+        take_registers<224>();
         solve_role<T>(p, units(), smem, ring, events, rank);
     } else {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+        give_registers<40>();
         if (warp == 8)
             load_role<Pair>(p.forward, units(), smem, ring, tail);
         else if (warp == 9)

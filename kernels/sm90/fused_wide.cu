@@ -256,7 +256,7 @@ struct Turn {
         if (group == 1) pass();
     }
     __device__ __forceinline__ void wait() const { sync_threads(kTurnBarrier + group, 256); }
-    __device__ __forceinline__ void pass() const { asm volatile("bar.arrive %0, 256;" ::"r"(kOtherTurnBarrier - group) : "memory"); }
+    __device__ __forceinline__ void pass() const { arrive_threads(kOtherTurnBarrier - group, 256); }
     __device__ __forceinline__ void end() const {
         if (group == 0) wait();
     }
@@ -535,7 +535,7 @@ __device__ __forceinline__ void copy_role(const Sm90ForwardParams& p, const Unit
 
 template <class T, bool kSummary, bool kNorms>
 __device__ __forceinline__ void fuse_wide(const Sm90FusedParams& p) {
-    extern __shared__ __align__(1024) char memory[];
+    FQLA_DYNAMIC_SHARED(memory);
     const uint32_t smem = shared_address(memory);
     const Ring<Wide::kStages> ring(smem + Wide::kBarriers);
     const WideEvents<kSummary> events{smem + Wide::kEventBarriers};
@@ -556,20 +556,14 @@ __device__ __forceinline__ void fuse_wide(const Sm90FusedParams& p) {
     if constexpr (kSummary) sync_cluster();
     const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
     if (warp < 8) {
-        if constexpr (kSummary)
-            asm volatile("setmaxnreg.inc.sync.aligned.u32 176;");
-        else
-            asm volatile("setmaxnreg.inc.sync.aligned.u32 192;");
+        take_registers<kSummary ? 176 : 192>();
         wait_for_predecessor();  // no other role reads what a kernel before has written
         math_role<T, kSummary>(p.forward, units(), smem, ring, events);
     } else if (warp < 12) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 80;");
+        give_registers<80>();
         gate_role<T, kSummary, kNorms>(p, units(), smem, ring, events);
     } else {
-        if constexpr (kSummary)
-            asm volatile("setmaxnreg.dec.sync.aligned.u32 72;");
-        else
-            asm volatile("setmaxnreg.dec.sync.aligned.u32 48;");
+        give_registers<kSummary ? 72 : 48>();
         if (warp < 14)
             invert_role<T, kSummary>(p, units(), smem, events, warp - 12);
         else if (warp == 14)

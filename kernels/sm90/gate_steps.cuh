@@ -6,6 +6,7 @@
 //     Gamma_ts = exp(G_t - G_b) exp(G_b - G_s)
 // with b the warp's first token for N and its last for the scores, so that both exponents are <= 0 and one table of 64 column factors serves both.
 #pragma once
+#include "mma.cuh"
 #include "solve_steps.cuh"
 
 namespace fqla::sm90 {
@@ -20,15 +21,6 @@ __device__ __forceinline__ BlockLane block_lane(int lane) {
     return {swizzled(high * 8 + (lane & 7), low), swizzled(low * 8 + (lane & 7), high)};
 }
 __device__ __forceinline__ uint32_t block_at(uint32_t tile, uint32_t lane, int t, int s) { return tile + (lane ^ s << 5) + t * 2048; }
-
-#define FQLA_DEFINE_MMA(T, NAME)                                                                                                         \
-    __device__ __forceinline__ void mma_m16n8(T, float(&d)[4], const uint32_t(&a)[4], uint32_t b0, uint32_t b1) {                        \
-        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." NAME "." NAME ".f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};" \
-                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                                                    \
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));                                                    \
-    }
-FQLA_DEFINE_MMA(Bf16, "bf16")
-FQLA_DEFINE_MMA(F16, "f16")
 
 // Where a chunk's gates work in shared memory.
 struct GateAt {

@@ -2,19 +2,14 @@
 // backward_chains.cu take units, states and products from here.
 #pragma once
 #include "chunk.cuh"
+#include "registers.cuh"
 #include "ring.cuh"
 #include "sm90_params.h"
+#include "tile.cuh"
 #include "tma.cuh"
 #include "wgmma.cuh"
 
 namespace fqla::sm90 {
-
-// threadIdx.x, read anew.
-__device__ __forceinline__ int fresh_thread() {
-    int r;
-    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(r));
-    return r;
-}
 
 // What a block works on.
 struct Work {

@@ -13,7 +13,7 @@ namespace {
 using Layout = StitchLayout;
 
 __device__ __forceinline__ void stitch(const Sm90StitchParams& p) {
-    extern __shared__ __align__(1024) char memory[];
+    FQLA_DYNAMIC_SHARED(memory);
     const uint32_t smem = shared_address(memory);
     Ring<Layout::kStages> loads(smem + Layout::kBarriers), hops = loads;  // what is asked for, what is used
     constexpr int kSlices = kHeadDim / Layout::kRows, kMatrix = kHeadDim * kHeadDim;

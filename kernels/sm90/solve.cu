@@ -27,7 +27,7 @@ namespace {
 template <class T>
 __device__ __forceinline__ void solve(const Sm90SolveParams& p) {
     using L = SolveLayout;
-    extern __shared__ __align__(1024) char memory[];
+    FQLA_DYNAMIC_SHARED(memory);
     const uint32_t smem = shared_address(memory), loaded = smem + L::kBarrier;
     const int thread = threadIdx.x;
     const Thread me = thread_of_warpgroup();

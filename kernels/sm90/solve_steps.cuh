@@ -3,7 +3,10 @@
 #pragma once
 #include "chunk.cuh"
 #include "mbarrier.cuh"
+#include "mma.cuh"
+#include "registers.cuh"
 #include "sm90_params.h"
+#include "tile.cuh"
 #include "wgmma.cuh"
 
 namespace fqla::sm90 {
@@ -28,18 +31,6 @@ struct SolveAt {
     uint32_t warps;                   // gate sums and column factors, two arrays of 64 a warp
     uint32_t norms;                   // of k, of q
 };
-
-__device__ __forceinline__ uint32_t round_tf32(float x) {
-    uint32_t r;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(r) : "f"(x));
-    return r;
-}
-
-__device__ __forceinline__ void mma_tf32(float (&d)[4], const uint32_t* a, float2 b) {
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(__float_as_uint(b.x)), "r"(__float_as_uint(b.y)));
-}
 
 // log2 of the decay of one token; comparisons that let NaN through.
 __device__ __forceinline__ float log2_gate(const SolveForms& p, float x, int head) {
@@ -247,7 +238,7 @@ __device__ __forceinline__ void gate_rows(const SolveAt& at, const Thread& me, c
 #pragma unroll
     for (int b = 0; b < 4; ++b) {
         int warp = me.warp;
-        asm volatile("" : "+r"(warp));  // else the four cases are folded into one with a run-time index, and kk, qk go to local memory
+        opaque(warp);  // else the four cases are folded into one with a run-time index, and kk, qk go to local memory
         if (b != warp) continue;
         uint32_t scores[4];
 #pragma unroll

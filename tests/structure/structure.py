@@ -7,6 +7,7 @@ MOST_LINES = 600
 SOURCES = (".h", ".cpp", ".c", ".cu", ".cuh", ".inc", ".hpp")
 
 PUBLIC, CONTRACT, BASE, PLAN = "include", "kernels/contract", "src/base", "src/plan"
+PTX = "kernels/ptx"
 ALLOWED = {
     PUBLIC: set(),
     CONTRACT: {PUBLIC},
@@ -15,9 +16,10 @@ ALLOWED = {
     "src/cpu": {PUBLIC, CONTRACT, BASE, PLAN},
     "src/cuda": {PUBLIC, CONTRACT, BASE, PLAN},
     "src/api": {PUBLIC, CONTRACT, BASE, PLAN, "src/cpu", "src/cuda"},
-    "kernels/common": {PUBLIC, CONTRACT},
+    PTX: {CONTRACT},
+    "kernels/common": {PUBLIC, CONTRACT, PTX},
 }
-SM_ROOM = {PUBLIC, CONTRACT, "kernels/common"}
+SM_ROOM = {PUBLIC, CONTRACT, PTX, "kernels/common"}
 BINDING = {PUBLIC}
 
 # What must not appear, where, and why.
@@ -26,6 +28,7 @@ FORBIDDEN = [
     (r"<cuda\.h>", ("src/api", "src/plan", "src/cpu", "src/base"), "src/cuda alone knows the driver"),
     (r"<cuda_runtime|cudaMalloc|cudaMemcpy|cudaStream_t\b(?!\))", ("src/",), "no CUDA runtime"),
     (r"\batomicAdd\b|\bred\.(?:global|shared)\.add\.f", ("kernels/",), "no float atomics: results are the same bits each time"),
+    (r"\b(?:__)?asm\b", ("kernels/common/", "kernels/sm90/", "kernels/contract/"), "inline assembly stands in kernels/ptx"),
     (r"<(?:mutex|thread|string|vector|iostream|functional)>", ("src/",), "nothing that needs libstdc++"),
     (r"cuCtxSynchronize|cuStreamSynchronize|cuMemAlloc", ("src/",), "the library neither waits nor allocates on a device"),
 ]

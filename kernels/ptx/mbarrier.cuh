@@ -48,5 +48,7 @@ enum NamedBarrier { kSolveBarrier = 1, kTurnBarrier, kOtherTurnBarrier };
 
 // Named barrier among `threads` threads of the block.
 __device__ __forceinline__ void sync_threads(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
+// Arrives there and goes on.
+__device__ __forceinline__ void arrive_threads(int id, int threads) { asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
 
 }  // namespace fqla::sm90
