@@ -43,9 +43,6 @@ __device__ __forceinline__ void sync_cluster() { asm volatile("barrier.cluster.a
 // Shared memory written by ordinary stores becomes readable by wgmma and the copy engine (each writer calls it, then a barrier).
 __device__ __forceinline__ void fence_to_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-// Named barriers of a block; 0 is __syncthreads.
-enum NamedBarrier { kSolveBarrier = 1, kTurnBarrier, kOtherTurnBarrier };
-
 // Named barrier among `threads` threads of the block.
 __device__ __forceinline__ void sync_threads(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
 // Arrives there and goes on.

@@ -4,6 +4,9 @@
 
 namespace fqla::sm90 {
 
+// Named barriers of a block; 0 is __syncthreads.
+enum NamedBarrier { kSolveBarrier = 1, kTurnBarrier, kOtherTurnBarrier };
+
 // Shared memory of a ring: `Stages` barriers "filled", then `Stages` barriers "free".
 template <int Stages>
 class Ring {

@@ -26,7 +26,8 @@ const char* refuses_form(const Request& request, const Caps& caps) {
 
 const char* refuses_call(const Request& request, const Caps& caps) {
     if (const char* why = refuses_form(request, caps)) return why;
-    if (request.state.token_states) return "per-token states are the recurrent engine's";
+    if (request.state.token_states)
+        return request.saved ? "args.saved is given: states are then not stored after each token" : "per-token states are the recurrent engine's";
     if (!request.aligned_16_bytes)
         return request.saved ? "args.saved is given: q, k, v, out and their strides must then be multiples of 16 bytes, and strides not 0"
                              : "q, k, v, out and their strides must be multiples of 16 bytes, and strides not 0";

@@ -1,0 +1,158 @@
+// A multiprocessor of Hopper on the CPU: the threads of one block, or of one cluster, take turns on one host thread, each on a stack of its
+// own, and change over only where they wait. What a GPU does behind a thread's back - bulk copies, products of a warpgroup - is done late or early
+// by the dice, so that a wait that is missing shows as a wrong result, and the order of warps is drawn too. Shared memory starts as NaN.
+//
+// It shows whether results, barriers and addresses are right. It knows nothing of time, of registers, of proxies and of memory ordering.
+#pragma once
+#include <csetjmp>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <random>
+#include <vector>
+
+namespace emulated {
+
+constexpr int kWarp = 32, kGroup = 128, kMaxCluster = 4, kNamedBarriers = 16;
+constexpr uint32_t kSharedBytes = 227 * 1024, kRankShift = 24, kOffsetMask = (1u << kRankShift) - 1;
+
+struct Dim {
+    unsigned x, y, z;
+};
+
+// One warpgroup product as a thread issued it. Descriptors are of all 128 threads, fragments each thread's own.
+struct Product {
+    float* d;  // N / 2 accumulators of the thread
+    int n;
+    bool add, a_in_registers, a_transposed, b_columns, is_bf16;
+    uint32_t a_registers[4];
+    uint64_t a, b;
+};
+
+// What a thread waits for: ready(object, value) tells whether it may go on.
+struct Wait {
+    bool (*ready)(const void* object, uint64_t value);
+    const void* object;
+    uint64_t value;
+    const char* what;
+};
+
+// Something asynchronous of a thread: a copy by the copy engine or by cp.async.
+struct Errand {
+    std::function<void()> run;
+    int group;  // of the thread's commits; -1: not in one yet, or in none
+};
+
+struct Thread {
+    Dim thread, block;
+    int rank;  // in the cluster
+    bool done;
+    Wait wait;
+    jmp_buf here;
+    std::unique_ptr<char[]> stack;  // touched as far as it is used
+    bool started;
+    // Products issued, and how many of them each commit has closed.
+    std::vector<Product> products;
+    std::vector<size_t> product_groups;
+    // Stores and cp.async copies that are under way.
+    std::vector<Errand> stores, copies;
+    int store_groups, copy_groups;
+};
+
+// Where n threads meet: what each brought is there for all of them.
+struct Meeting {
+    int arrived = 0;
+    uint64_t rounds = 0;
+    uint64_t brought[kWarp], seen[kWarp];
+};
+
+struct NamedBarrier {
+    int arrived = 0;
+    uint64_t rounds = 0;
+};
+
+struct Block {
+    char* shared;
+    Meeting warps[32];
+    NamedBarrier named[kNamedBarriers];
+    size_t products_done[8];  // of each warpgroup
+};
+
+struct Launch {
+    const char* name;
+    std::function<void()> body;  // of one thread
+    Dim grid;
+    int threads, cluster;
+    uint32_t shared_bytes;
+    uint64_t seed;
+};
+
+class Multiprocessor {
+public:
+    Multiprocessor();
+    Multiprocessor(const Multiprocessor&) = delete;
+    Multiprocessor& operator=(const Multiprocessor&) = delete;
+
+    void run(const Launch& launch, Dim first_block);  // a block, or a cluster from this block on
+
+    // By the threads that run on it.
+    void wait(const Wait& w);
+    void later(std::function<void()> errand);  // by the copy engine, at some time
+    char* at(uint32_t address, uint32_t bytes);
+    const uint64_t* meet_warp_all(uint64_t brought);
+    void arrive_named(int id, int threads);
+    void sync_named(int id, int threads);
+    void sync_cluster();
+    void finish_products(size_t count);
+    bool often();                          // one in two, by this block's dice
+    bool early() const { return early_; }  // products and copies of this block are done where they are issued
+    Block& block();                        // of the running thread
+    [[noreturn]] void fail(const char* format, ...);
+
+private:
+    static void start();
+    void switch_to(Thread& t);
+    bool run_ready(int warp);
+    void run_errands(bool all);
+    void run_product(size_t index, int rank, int group);
+    [[noreturn]] void report_deadlock();
+
+    std::vector<Thread> threads_;
+    Block blocks_[kMaxCluster];
+    std::vector<char> shared_;
+    std::vector<std::function<void()>> errands_;
+    NamedBarrier cluster_barrier_;
+    const Launch* launch_ = nullptr;
+    Dim first_block_{};
+    int live_ = 0;
+    bool early_ = false;
+    std::minstd_rand dice_;
+    jmp_buf scheduler_;
+};
+
+// The running thread and its multiprocessor.
+extern thread_local Thread* t_thread;
+extern thread_local Multiprocessor* t_multiprocessor;
+extern Dim g_grid, g_block;  // of the launch under way; one at a time
+
+inline Thread& me() { return *t_thread; }
+
+// A commit of what a thread has under way, and the end of all but its latest groups.
+inline void close_group(std::vector<Errand>& errands, int& groups) {
+    for (Errand& e : errands)
+        if (e.group < 0) e.group = groups;
+    groups++;
+}
+inline void finish_groups(std::vector<Errand>& errands, int before) {
+    size_t kept = 0;
+    for (Errand& e : errands)
+        if (e.group >= 0 && e.group < before)
+            e.run();
+        else
+            std::swap(errands[kept++], e);
+    errands.resize(kept);
+}
+
+inline Multiprocessor& machine() { return *t_multiprocessor; }
+
+}  // namespace emulated
