@@ -37,7 +37,7 @@ using std::max;
 using std::min;
 
 inline void __syncthreads() { emulated::machine().sync_named(0, static_cast<int>(emulated::g_block.x)); }
-inline void __syncwarp() { emulated::machine().meet_warp_all(0); }
+inline void __syncwarp() { emulated::machine().meet_warp(0); }
 
 namespace emulated {
 
@@ -49,7 +49,7 @@ T exchange(T mine, int from) {
     static_assert(sizeof(T) <= 8, "one word");
     uint64_t bits = 0;
     memcpy(&bits, &mine, sizeof mine);
-    const uint64_t* all = machine().meet_warp_all(bits);
+    const uint64_t* all = machine().meet_warp(bits);
     T theirs;
     memcpy(&theirs, all + (from < 0 || from >= kWarp ? lane() : from), sizeof theirs);
     return theirs;
@@ -74,7 +74,7 @@ T __shfl_down_sync(unsigned, T x, int distance) {
     return emulated::exchange(x, emulated::lane() + distance);
 }
 inline unsigned __ballot_sync(unsigned, bool x) {
-    const uint64_t* all = emulated::machine().meet_warp_all(x);
+    const uint64_t* all = emulated::machine().meet_warp(x);
     unsigned bits = 0;
     for (int i = 0; i < emulated::kWarp; i++) bits |= static_cast<unsigned>(all[i]) << i;
     return bits;

@@ -14,13 +14,10 @@
 
 namespace emulated {
 
-thread_local Thread* t_thread;
-thread_local Multiprocessor* t_multiprocessor;
 Dim g_grid, g_block;
 
 namespace {
 
-constexpr size_t kStackBytes = 128 << 10;
 constexpr uint32_t kAlignment = 1024;
 constexpr long kStallOdds = 2000, kLongestStall = 500;  // a warp now and then lags behind the others by so many turns
 
@@ -49,7 +46,7 @@ Multiprocessor::Multiprocessor() : shared_(kMaxCluster * (kSharedBytes + kAlignm
 void Multiprocessor::fail(const char* format, ...) {
     fflush(stdout);
     fprintf(stderr, "%s, block (%u, %u, %u)", launch_->name, first_block_.x, first_block_.y, first_block_.z);
-    if (t_thread) fprintf(stderr, ", rank %d, thread %u", t_thread->rank, t_thread->thread.x);
+    if (running_) fprintf(stderr, ", rank %d, thread %u", running_->rank, running_->thread.x);
     fprintf(stderr, ": ");
     va_list args;
     va_start(args, format);
@@ -58,8 +55,6 @@ void Multiprocessor::fail(const char* format, ...) {
     fprintf(stderr, "\n");
     abort();
 }
-
-Block& Multiprocessor::block() { return blocks_[t_thread->rank]; }
 
 bool Multiprocessor::often() { return dice_() & 64; }
 
@@ -82,19 +77,19 @@ void Multiprocessor::start() {
 }
 
 void Multiprocessor::switch_to(Thread& t) {
-    t_thread = &t;
+    running_ = &t;
     if (_setjmp(scheduler_) == 0) {
         if (t.started) _longjmp(t.here, 1);
         t.started = true;
         ucontext_t context;
         getcontext(&context);
-        context.uc_stack.ss_sp = t.stack.get();
-        context.uc_stack.ss_size = kStackBytes;
+        context.uc_stack.ss_sp = t.stack.get() + sizeof(Thread*);
+        context.uc_stack.ss_size = kStackBytes - sizeof(Thread*);
         context.uc_link = nullptr;
         makecontext(&context, &Multiprocessor::start, 0);
         setcontext(&context);
     }
-    t_thread = nullptr;
+    running_ = nullptr;
 }
 
 void Multiprocessor::wait(const Wait& w) {
@@ -122,14 +117,13 @@ void Multiprocessor::run_errands(bool all) {
             i++;
             continue;
         }
-        const std::function<void()> errand = std::move(errands_[i]);
+        const std::function<void(Multiprocessor&)> errand = std::move(errands_[i]);
         errands_.erase(errands_.begin() + static_cast<long>(i));
-        errand();
+        errand(*this);
     }
 }
 
 void Multiprocessor::run(const Launch& launch, Dim first_block) {
-    t_multiprocessor = this;
     launch_ = &launch;
     first_block_ = first_block;
     dice_.seed(static_cast<unsigned>(launch.seed + first_block.x + 977 * first_block.y + 104729 * first_block.z) | 1);
@@ -150,7 +144,10 @@ void Multiprocessor::run(const Launch& launch, Dim first_block) {
             t.rank = rank;
             t.done = t.started = false;
             t.wait = {};
-            if (!t.stack) t.stack.reset(new char[kStackBytes]);
+            if (!t.stack) t.stack = {static_cast<char*>(std::aligned_alloc(kStackBytes, kStackBytes)), std::free};  // touched as far as it is used
+            Thread* const self = &t;
+            memcpy(t.stack.get(), &self, sizeof self);
+            t.machine = this;
             t.products.clear(), t.product_groups.clear(), t.stores.clear(), t.copies.clear();
             t.store_groups = t.copy_groups = 0;
         }
@@ -183,8 +180,7 @@ void Multiprocessor::run(const Launch& launch, Dim first_block) {
     }
     run_errands(true);
     for (size_t i = 0; i < count; i++)
-        if (!threads_[i].stores.empty()) t_thread = &threads_[i], fail("the block has ended while the copy engine's stores may still read its shared memory");
-    t_thread = nullptr;
+        if (!threads_[i].stores.empty()) running_ = &threads_[i], fail("the block has ended while the copy engine's stores may still read its shared memory");
 }
 
 void Multiprocessor::report_deadlock() {
@@ -205,7 +201,7 @@ void Multiprocessor::report_deadlock() {
 
 // ---- meetings
 
-const uint64_t* Multiprocessor::meet_warp_all(uint64_t brought) {
+const uint64_t* Multiprocessor::meet_warp(uint64_t brought) {
     Meeting& m = block().warps[warp_of(me())];
     m.brought[lane_of(me())] = brought;
     if (++m.arrived == kWarp) {
@@ -237,9 +233,9 @@ void Multiprocessor::sync_cluster() {
     wait({round_is_over, &cluster_barrier_.rounds, before, "the cluster"});
 }
 
-void Multiprocessor::later(std::function<void()> errand) {
+void Multiprocessor::later(std::function<void(Multiprocessor&)> errand) {
     if (early_)
-        errand();
+        errand(*this);
     else
         errands_.push_back(std::move(errand));
 }
@@ -250,49 +246,79 @@ void Multiprocessor::finish_products(size_t count) {
     const int group = group_of(me()), rank = me().rank;
     const Thread* first = &threads_[static_cast<size_t>(rank * launch_->threads + group * kGroup)];
     wait({products_issued, first, count, "the warpgroup's other warps to issue their products"});
-    for (size_t& done = blocks_[rank].products_done[group]; done < count;) run_product(done++, rank, group);
+    for (size_t& done = blocks_[rank].products_done[group]; done < count;) done = run_products(done, count, rank, group);
 }
 
 namespace {
 
-// Element (row of the tile, 16-bit column) of an operand whose rows of 128 bytes are swizzled.
-float tile_element(const char* shared, uint64_t descriptor, int row, int column, bool is_bf16) {
+constexpr int kPiece = 8;  // 16-bit values in 16 bytes, which swizzling leaves together
+
+// Eight values of an operand whose rows of 128 bytes are swizzled, from (row of the tile, column) on.
+void read_piece(float (&to)[kPiece], const char* shared, uint64_t descriptor, int row, int column, bool is_bf16) {
     // Blocks of 64 columns lie `next` bytes apart.
     const uint32_t base = static_cast<uint32_t>(descriptor), next = static_cast<uint32_t>(descriptor >> 32);
     const uint32_t at = base + static_cast<uint32_t>(row) * 128 + static_cast<uint32_t>(column % 64) * 2 + static_cast<uint32_t>(column / 64) * next;
-    uint16_t bits;
-    memcpy(&bits, shared + swizzle_128(at), 2);
-    return widen(bits, is_bf16);
+    uint16_t bits[kPiece];
+    memcpy(bits, shared + swizzle_128(at), sizeof bits);
+    for (int i = 0; i < kPiece; i++) to[i] = widen(bits[i], is_bf16);
+}
+
+// The operand as [16 of K][count of the other].
+template <int N>
+void read_operand(float (&to)[16][N], const char* shared, uint64_t descriptor, int count, bool rows_are_k, bool is_bf16) {
+    float piece[kPiece];
+    for (int row = 0; row < (rows_are_k ? 16 : count); row++)
+        for (int column = 0; column < (rows_are_k ? count : 16); column += kPiece) {
+            read_piece(piece, shared, descriptor, row, column, is_bf16);
+            for (int i = 0; i < kPiece; i++) (rows_are_k ? to[row][column + i] : to[column + i][row]) = piece[i];
+        }
+}
+
+template <int N>
+void multiply(float (&d)[64][128], const float (&a)[16][64], const float (&b)[16][128]) {
+    for (int m = 0; m < 64; m++)
+        for (int k = 0; k < 16; k++)
+            for (int n = 0; n < N; n++) d[m][n] += a[k][m] * b[k][n];
 }
 
 }  // namespace
 
-void Multiprocessor::run_product(size_t index, int rank, int group) {
+// Those from `first` on that add to the same accumulators; returns the one behind them.
+size_t Multiprocessor::run_products(size_t first, size_t end, int rank, int group) {
     Thread* threads = &threads_[static_cast<size_t>(rank * launch_->threads + group * kGroup)];
-    const Product& x = threads[0].products[index];
     const char* shared = blocks_[rank].shared;
-    static thread_local float a[64][16], b[16][128], d[64][128];
-    for (int k = 0; k < 16; k++)
-        for (int n = 0; n < x.n; n++) b[k][n] = x.b_columns ? tile_element(shared, x.b, k, n, x.is_bf16) : tile_element(shared, x.b, n, k, x.is_bf16);
-    for (int t = 0; t < kGroup; t++) {
-        const Product& y = threads[t].products[index];
-        if (y.b != x.b || y.n != x.n || y.add != x.add || y.a_in_registers != x.a_in_registers || (!x.a_in_registers && y.a != x.a))
-            t_thread = &threads[t], fail("the threads of a warpgroup disagree about product %zu", index);
-        const int row = 16 * (t / kWarp) + t % kWarp / 4, column = 2 * (t % 4);
-        for (int r = 0; r < 4 && x.a_in_registers; r++)
-            for (int e = 0; e < 2; e++) a[row + 8 * (r & 1)][column + 8 * (r >> 1) + e] = widen(static_cast<uint16_t>(y.a_registers[r] >> (16 * e)), x.is_bf16);
-        for (int i = 0; i < x.n / 2; i++) d[row + 8 * (i >> 1 & 1)][8 * (i / 4) + column + (i & 1)] = x.add ? y.d[i] : 0.f;
-    }
-    for (int m = 0; m < 64 && !x.a_in_registers; m++)
-        for (int k = 0; k < 16; k++) a[m][k] = x.a_transposed ? tile_element(shared, x.a, k, m, x.is_bf16) : tile_element(shared, x.a, m, k, x.is_bf16);
-    for (int m = 0; m < 64; m++)
-        for (int k = 0; k < 16; k++)
-            for (int n = 0; n < x.n; n++) d[m][n] += a[m][k] * b[k][n];
-    for (int t = 0; t < kGroup; t++) {
-        const Product& y = threads[t].products[index];
-        const int row = 16 * (t / kWarp) + t % kWarp / 4, column = 2 * (t % 4);
-        for (int i = 0; i < x.n / 2; i++) y.d[i] = d[row + 8 * (i >> 1 & 1)][8 * (i / 4) + column + (i & 1)];
-    }
+    static thread_local float a[16][64], b[16][128], d[64][128];
+    const auto each_value = [&](size_t index, const auto& visit) {  // visit(of a thread, in the tile)
+        for (int t = 0; t < kGroup; t++) {
+            const Product& y = threads[t].products[index];
+            const int row = 16 * (t / kWarp) + t % kWarp / 4, column = 2 * (t % 4);
+            for (int i = 0; i < y.n / 2; i++) visit(y.d[i], d[row + 8 * (i >> 1 & 1)][8 * (i / 4) + column + (i & 1)]);
+        }
+    };
+    if (threads[0].products[first].add)
+        each_value(first, [](float mine, float& in_tile) { in_tile = mine; });
+    else
+        memset(d, 0, sizeof d);
+    size_t index = first;
+    do {
+        const Product& x = threads[0].products[index];
+        read_operand(b, shared, x.b, x.n, x.b_columns, x.is_bf16);
+        if (!x.a_in_registers) read_operand(a, shared, x.a, 64, x.a_transposed, x.is_bf16);
+        for (int t = 0; t < kGroup; t++) {
+            const Product& y = threads[t].products[index];
+            if (y.b != x.b || y.n != x.n || y.add != x.add || y.a_in_registers != x.a_in_registers || (!x.a_in_registers && y.a != x.a))
+                running_ = &threads[t], fail("the threads of a warpgroup disagree about product %zu", index);
+            const int row = 16 * (t / kWarp) + t % kWarp / 4, column = 2 * (t % 4);
+            for (int r = 0; r < 4 && x.a_in_registers; r++)
+                for (int e = 0; e < 2; e++)
+                    a[column + 8 * (r >> 1) + e][row + 8 * (r & 1)] = widen(static_cast<uint16_t>(y.a_registers[r] >> (16 * e)), x.is_bf16);
+        }
+        x.n == 64 ? multiply<64>(d, a, b) : multiply<128>(d, a, b);
+        index++;
+    } while (index < end && threads[0].products[index].add && threads[0].products[index].d == threads[0].products[first].d &&
+             threads[0].products[index].n == threads[0].products[first].n);
+    each_value(first, [](float& mine, float in_tile) { mine = in_tile; });
+    return index;
 }
 
 }  // namespace emulated

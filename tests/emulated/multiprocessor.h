@@ -43,13 +43,16 @@ struct Errand {
     int group;  // of the thread's commits; -1: not in one yet, or in none
 };
 
+class Multiprocessor;
+
 struct Thread {
+    Multiprocessor* machine;
     Dim thread, block;
     int rank;  // in the cluster
     bool done;
     Wait wait;
     jmp_buf here;
-    std::unique_ptr<char[]> stack;  // touched as far as it is used
+    std::unique_ptr<char, void (*)(void*)> stack{nullptr, nullptr};
     bool started;
     // Products issued, and how many of them each commit has closed.
     std::vector<Product> products;
@@ -58,6 +61,14 @@ struct Thread {
     std::vector<Errand> stores, copies;
     int store_groups, copy_groups;
 };
+
+extern Dim g_grid, g_block;  // of the launch under way; one at a time
+
+constexpr uintptr_t kStackBytes = 128 << 10;
+
+// The running thread: its address lies at the bottom of its stack, which is aligned to its size.
+inline Thread& me() { return **reinterpret_cast<Thread**>(reinterpret_cast<uintptr_t>(__builtin_frame_address(0)) & ~(kStackBytes - 1)); }
+inline Multiprocessor& machine() { return *me().machine; }
 
 // Where n threads meet: what each brought is there for all of them.
 struct Meeting {
@@ -97,16 +108,16 @@ public:
 
     // By the threads that run on it.
     void wait(const Wait& w);
-    void later(std::function<void()> errand);  // by the copy engine, at some time
+    void later(std::function<void(Multiprocessor&)> errand);  // by the copy engine, at some time
     char* at(uint32_t address, uint32_t bytes);
-    const uint64_t* meet_warp_all(uint64_t brought);
+    const uint64_t* meet_warp(uint64_t brought);  // what all lanes have brought
     void arrive_named(int id, int threads);
     void sync_named(int id, int threads);
     void sync_cluster();
     void finish_products(size_t count);
     bool often();                          // one in two, by this block's dice
     bool early() const { return early_; }  // products and copies of this block are done where they are issued
-    Block& block();                        // of the running thread
+    Block& block() { return blocks_[me().rank]; }
     [[noreturn]] void fail(const char* format, ...);
 
 private:
@@ -114,28 +125,22 @@ private:
     void switch_to(Thread& t);
     bool run_ready(int warp);
     void run_errands(bool all);
-    void run_product(size_t index, int rank, int group);
+    size_t run_products(size_t first, size_t end, int rank, int group);
     [[noreturn]] void report_deadlock();
 
     std::vector<Thread> threads_;
     Block blocks_[kMaxCluster];
     std::vector<char> shared_;
-    std::vector<std::function<void()>> errands_;
+    std::vector<std::function<void(Multiprocessor&)>> errands_;
     NamedBarrier cluster_barrier_;
     const Launch* launch_ = nullptr;
     Dim first_block_{};
     int live_ = 0;
     bool early_ = false;
     std::minstd_rand dice_;
+    Thread* running_ = nullptr;
     jmp_buf scheduler_;
 };
-
-// The running thread and its multiprocessor.
-extern thread_local Thread* t_thread;
-extern thread_local Multiprocessor* t_multiprocessor;
-extern Dim g_grid, g_block;  // of the launch under way; one at a time
-
-inline Thread& me() { return *t_thread; }
 
 // A commit of what a thread has under way, and the end of all but its latest groups.
 inline void close_group(std::vector<Errand>& errands, int& groups) {
@@ -152,7 +157,5 @@ inline void finish_groups(std::vector<Errand>& errands, int before) {
             std::swap(errands[kept++], e);
     errands.resize(kept);
 }
-
-inline Multiprocessor& machine() { return *t_multiprocessor; }
 
 }  // namespace emulated

@@ -1,5 +1,6 @@
 // The adapter against the float64 oracle of the library. Tensors are laid out as ggml does by hand here, and laid out again for the oracle:
 // a head a call, K x V states, no broadcast, so that no convention of ggml's is used to make the truth.
+#include <device.h>
 #include <doctest/doctest.h>
 #include <flashqla_ggml.h>
 
@@ -13,10 +14,10 @@ namespace {
 
 constexpr float kUntouched = 12345;
 
-flashqla_handle* new_handle(int threads) {
+flashqla_handle* new_handle(int threads, int32_t device) {
     flashqla_config config;
     REQUIRE(flashqla_config_init(&config, sizeof config) == FLASHQLA_STATUS_OK);
-    config.device = FLASHQLA_DEVICE_CPU;
+    config.device = device;
     config.threads = threads;
     flashqla_handle* handle = nullptr;
     REQUIRE_MESSAGE(flashqla_create(&handle, &config) == FLASHQLA_STATUS_OK, std::string(flashqla_last_error()));
@@ -25,7 +26,7 @@ flashqla_handle* new_handle(int threads) {
 
 struct Handle {
     flashqla_handle* const get;
-    explicit Handle(int threads) : get(new_handle(threads)) {}
+    explicit Handle(int threads, int32_t device = FLASHQLA_DEVICE_CPU) : get(new_handle(threads, device)) {}
     ~Handle() { flashqla_destroy(get); }
 };
 
@@ -164,11 +165,31 @@ void compute(Op& op, const Handle& handle, int32_t parts) {
         REQUIRE_MESSAGE(flashqla_ggml_forward(handle.get, &call, part, parts, nullptr, 0, nullptr) == FLASHQLA_STATUS_OK, std::string(flashqla_last_error()));
 }
 
-void check(const Shape& shape, const Handle& handle) {
+std::string text_of(const Shape& shape) {
     std::string text = shape.layout;
     for (const int64_t x : {shape.dim, shape.query_heads, shape.key_heads, shape.heads, shape.tokens, shape.query_sequences, shape.key_sequences,
                             shape.sequences, shape.snapshots})
         text += ' ' + std::to_string(x);
+    return text;
+}
+
+// Whether all that the op writes is within `bound` of what it should be, and all else as it was.
+void compare(const Op& op, const std::vector<double>& wanted, double bound) {
+    double error = 0, size = 1e-30;
+    bool kept = true;
+    for (size_t i = 0; i < wanted.size(); i++) {
+        const double have = static_cast<double>(op.out.memory[i]);
+        if (wanted[i] == static_cast<double>(kUntouched))
+            kept = kept && op.out.memory[i] == kUntouched;
+        else
+            error += (have - wanted[i]) * (have - wanted[i]), size += wanted[i] * wanted[i];
+    }
+    CHECK(kept);
+    CHECK(std::sqrt(error / size) < bound);
+}
+
+void check(const Shape& shape, const Handle& handle) {
+    const std::string text = text_of(shape);
     CAPTURE(text);
     Op op(shape);
     const std::vector<double> wanted = expected(op);
@@ -177,23 +198,75 @@ void check(const Shape& shape, const Handle& handle) {
         CAPTURE(parts);
         op.out.memory.assign(op.out.memory.size(), kUntouched);
         compute(op, handle, parts);
-        double error = 0, size = 1e-30;
-        bool kept = true;
-        for (size_t i = 0; i < wanted.size(); i++) {
-            const double have = static_cast<double>(op.out.memory[i]);
-            if (wanted[i] == static_cast<double>(kUntouched))
-                kept = kept && op.out.memory[i] == kUntouched;
-            else
-                error += (have - wanted[i]) * (have - wanted[i]), size += wanted[i] * wanted[i];
-        }
-        CHECK(kept);
-        CHECK(std::sqrt(error / size) < 2e-6);
+        compare(op, wanted, 2e-6);
         if (first.empty()) first = op.out.memory;
         CHECK_MESSAGE(memcmp(first.data(), op.out.memory.data(), first.size() * sizeof(float)) == 0, "results depend on parts");
     }
 }
 
+// The tensors on a GPU: each one's memory there, its view moved along.
+class OnDevice {
+public:
+    OnDevice(fqla_dev& device, Tensor& x) : device_(device), host_(x) {
+        base_ = static_cast<char*>(fqla_dev_alloc(&device_, bytes()));
+        REQUIRE(base_);
+        REQUIRE(!fqla_dev_upload(&device_, base_, x.memory.data(), bytes()));
+        x.view.data = base_ + (static_cast<char*>(x.view.data) - reinterpret_cast<char*>(x.memory.data()));
+    }
+    ~OnDevice() { fqla_dev_free(&device_, base_); }
+    OnDevice(const OnDevice&) = delete;
+    OnDevice& operator=(const OnDevice&) = delete;
+    void download() { REQUIRE(!fqla_dev_download(&device_, host_.memory.data(), base_, bytes())); }
+
+private:
+    size_t bytes() const { return host_.memory.size() * sizeof(float); }
+    fqla_dev& device_;
+    Tensor& host_;
+    char* base_;
+};
+
+void check_on_device(const Shape& shape, const Handle& handle, fqla_dev& device) {
+    const std::string text = text_of(shape);
+    CAPTURE(text);
+    Op op(shape);
+    const std::vector<double> wanted = expected(op);
+    const OnDevice q(device, op.q), k(device, op.k), v(device, op.v), g(device, op.g), beta(device, op.beta), state(device, op.state);
+    OnDevice out(device, op.out);
+    void* stream = nullptr;
+    REQUIRE(!fqla_dev_stream_create(&device, &stream));
+    const flashqla_ggml_op call = op.op();
+    flashqla_query_info info{};
+    info.struct_size = sizeof info;
+    REQUIRE_MESSAGE(flashqla_ggml_query(handle.get, &call, 1, &info) == FLASHQLA_STATUS_OK, std::string(flashqla_last_error()));
+    void* workspace = info.workspace_bytes ? fqla_dev_alloc(&device, info.workspace_bytes) : nullptr;
+    REQUIRE_MESSAGE(flashqla_ggml_forward(handle.get, &call, 0, 1, workspace, info.workspace_bytes, stream) == FLASHQLA_STATUS_OK,
+                    std::string(flashqla_last_error()));
+    REQUIRE(!fqla_dev_stream_sync(&device, stream));
+    out.download();
+    compare(op, wanted, 2e-6);
+    fqla_dev_free(&device, workspace);
+    fqla_dev_stream_destroy(&device, stream);
+}
+
 }  // namespace
+
+TEST_CASE("ggml's op with its tensors on a GPU, against the oracle" * doctest::skip(fqla_dev_count() == 0)) {
+    fqla_dev device;
+    REQUIRE_MESSAGE(!fqla_dev_open(&device, 0), std::string(fqla_dev_error(&device)));
+    {
+        const Handle handle(0, 0);
+        for (const std::string layout : {"packed", "projection", "permuted"}) {
+            check_on_device({16, 2, 2, 4, 70, 1, 1, 1, 1, layout}, handle, device);
+            check_on_device({128, 2, 2, 4, 5, 3, 3, 3, 1, layout}, handle, device);
+            check_on_device({128, 1, 1, 2, 1, 2, 2, 2, 1, layout}, handle, device);
+            check_on_device({16, 3, 3, 9, 3, 2, 2, 2, 5, layout}, handle, device);
+        }
+        check_on_device({16, 1, 1, 4, 1, 1, 1, 3, 1, "packed"}, handle, device);
+        check_on_device({16, 4, 1, 4, 3, 1, 1, 1, 2, "projection"}, handle, device);
+        check_on_device({8, 2, 2, 2, 0, 2, 2, 2, 1, "packed"}, handle, device);
+    }
+    fqla_dev_close(&device);
+}
 
 TEST_CASE("ggml's op, against the oracle") {
     const Handle handle(2);

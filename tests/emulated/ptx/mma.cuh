@@ -10,7 +10,7 @@ void multiply_fragments(float (&d)[4], const float (&a)[K / 2], const float (&b)
     struct Fragments {
         const float *a, *b;
     } mine{a, b};
-    const uint64_t* all = emulated::machine().meet_warp_all(reinterpret_cast<uintptr_t>(&mine));
+    const uint64_t* all = emulated::machine().meet_warp(reinterpret_cast<uintptr_t>(&mine));
     const int lane = emulated::lane();
     const auto at = [&](int from) { return reinterpret_cast<const Fragments*>(static_cast<uintptr_t>(all[from])); };
     constexpr int kHalf = K / 2;            // values of K before the fragment's next register

@@ -41,14 +41,14 @@ inline uint32_t fragment_place(const uint64_t* rows, int matrix, int element, bo
 }
 inline void load_matrices_as(uint32_t* r, uint32_t a, bool across) {
     if (a % 16) emulated::machine().fail("a matrix row at %u of shared memory: not aligned", a & emulated::kOffsetMask);
-    const uint64_t* rows = emulated::machine().meet_warp_all(a);
+    const uint64_t* rows = emulated::machine().meet_warp(a);
     for (int m = 0; m < 4; m++)
         r[m] = load_shared<uint16_t>(fragment_place(rows, m, 0, across)) | static_cast<uint32_t>(load_shared<uint16_t>(fragment_place(rows, m, 1, across)))
                                                                                << 16;
 }
 inline void store_matrices_as(uint32_t a, const uint32_t* r, bool across) {
     if (a % 16) emulated::machine().fail("a matrix row at %u of shared memory: not aligned", a & emulated::kOffsetMask);
-    const uint64_t* rows = emulated::machine().meet_warp_all(a);
+    const uint64_t* rows = emulated::machine().meet_warp(a);
     for (int m = 0; m < 4; m++)
         for (int e = 0; e < 2; e++) store_shared(fragment_place(rows, m, e, across), static_cast<uint16_t>(r[m] >> (16 * e)));
 }

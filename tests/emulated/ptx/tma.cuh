@@ -12,10 +12,10 @@ inline void prefetch_map(const TensorMap&) {}
 
 // Into this block's memory at `to`, and its barrier.
 inline void bring_box(uint32_t to, const TensorMap& map, int dim, int head, int token, int row, uint32_t bar) {
-    if (to % 1024 % 128) emulated::machine().fail("a box at %u of shared memory", to & emulated::kOffsetMask);
-    emulated::machine().later([=, &map] {
-        emulated::load_box(map.opaque, emulated::machine().at(to, kBoxBytes), to, dim, head, token, row);
-        change_barrier(bar, 0, -static_cast<int>(kBoxBytes));
+    if (to % 128) emulated::machine().fail("a box at %u of shared memory", to & emulated::kOffsetMask);
+    emulated::machine().later([=, &map](emulated::Multiprocessor& m) {
+        emulated::load_box(map.opaque, m.at(to, kBoxBytes), to, dim, head, token, row);
+        change_barrier(m, bar, 0, -static_cast<int>(kBoxBytes));
     });
 }
 inline void load_box(uint32_t to, const TensorMap& map, int dim, int head, int token, int row, uint32_t bar) { bring_box(to, map, dim, head, token, row, bar); }
@@ -40,18 +40,18 @@ inline void wait_stores_read() { emulated::finish_groups(emulated::me().stores, 
 
 inline void load_bytes(uint32_t to, const void* from, uint32_t bytes, uint32_t bar) {
     if (to % 16 || bytes % 16 || reinterpret_cast<uintptr_t>(from) % 16) emulated::machine().fail("%u bytes from %p to %u: not of 16", bytes, from, to);
-    emulated::machine().later([=] {
-        memcpy(emulated::machine().at(to, bytes), from, bytes);
-        change_barrier(bar, 0, -static_cast<int>(bytes));
+    emulated::machine().later([=](emulated::Multiprocessor& m) {
+        memcpy(m.at(to, bytes), from, bytes);
+        change_barrier(m, bar, 0, -static_cast<int>(bytes));
     });
 }
 inline void load_bytes_pair(uint32_t to, const void* from, uint32_t bytes, uint32_t bar) {
     for (uint32_t rank = 0; rank < 2; rank++) load_bytes(remote_address(to, rank), from, bytes, remote_address(bar, rank));
 }
 inline void push_bytes(uint32_t to, uint32_t from, uint32_t bytes, uint32_t bar) {
-    emulated::machine().later([=] {
-        memcpy(emulated::machine().at(to, bytes), emulated::machine().at(from, bytes), bytes);
-        change_barrier(bar, 0, -static_cast<int>(bytes));
+    emulated::machine().later([=](emulated::Multiprocessor& m) {
+        memcpy(m.at(to, bytes), m.at(from, bytes), bytes);
+        change_barrier(m, bar, 0, -static_cast<int>(bytes));
     });
 }
 
