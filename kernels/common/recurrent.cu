@@ -98,6 +98,7 @@ __device__ __forceinline__ void recurrent_role(const RecurrentParams& p, typenam
     const bool holds_q = part >= kParts / 2;
     const int my_column = kColumns * group + part % (kParts / 2) / kLanesPerSum;
     const RowTokens row = row_tokens(call.rows, n);
+    if (!serves(call.rows, row.length)) return;
     const RowSlots slots = row_slots(call.state, n);
     Output<C> output{call.out, element_offset(call.out, n, row, 0, head) + first_column + my_column,
                      holds_q && part % kLanesPerSum == 0 && first_column + my_column < form.value_dim};

@@ -24,7 +24,7 @@ struct RecurrentParams {
     int32_t streaming_stores;  // states leave the L2 first
 };
 
-static_assert(sizeof(RecurrentParams) == 552, "layout");
+static_assert(sizeof(RecurrentParams) == 560, "layout");
 
 // Tokens of a chunk of the portable backward. A row's chunks count from its start. They are numbered through all rows without any of the
 // device's offsets being known to the host: chunk c of row n has slot  begin(n) / kBackwardChunk + n + c,  begin(n) the tokens in front of it.
@@ -51,6 +51,6 @@ struct BackwardParams {
     int32_t find_segments;  // gdn_backward_scan_*: only segment_states are made
 };
 
-static_assert(sizeof(BackwardParams) == 904 + 9 * 8 + 3 * 8 + 4 * 4, "layout");
+static_assert(sizeof(BackwardParams) == 912 + 9 * 8 + 3 * 8 + 4 * 4, "layout");
 
 }  // namespace fqla

@@ -36,6 +36,7 @@ struct Rows {
     int64_t max_tokens;   // no row is longer
     int32_t count;
     int32_t offsets_are_64bit;
+    int32_t least, most;  // tokens of the rows that this launch serves, where a call's rows are shared out by length; 0: no bound
 };
 
 // One side of the states. Null data: zero start, or nothing stored.
@@ -83,8 +84,8 @@ struct Backward {
     Gradients grad;
 };
 
-static_assert(sizeof(View) == 40 && sizeof(Form) == 72 && sizeof(Rows) == 32 && sizeof(Pool) == 32 && sizeof(StateIo) == 120, "layout");
-static_assert(sizeof(Inputs) == 280 && sizeof(Forward) == 544 && sizeof(Gradients) == 320 && sizeof(Backward) == 904, "layout");
+static_assert(sizeof(View) == 40 && sizeof(Form) == 72 && sizeof(Rows) == 40 && sizeof(Pool) == 32 && sizeof(StateIo) == 120, "layout");
+static_assert(sizeof(Inputs) == 280 && sizeof(Forward) == 552 && sizeof(Gradients) == 320 && sizeof(Backward) == 912, "layout");
 
 // GMIN of the gates (alpha = 0 and g = -inf enter as this): exp(-40) = 4e-18 is below any f32 rounding, and no -inf - -inf can arise.
 constexpr double kMinLogGate = -40.0;

@@ -26,6 +26,10 @@ FQLA_HD RowTokens row_tokens(const Rows& rows, int64_t n) {
     return {begin, end - begin < rows.max_tokens ? end - begin : rows.max_tokens};
 }
 
+// Whether a row of this length is this launch's: what it does not serve it neither reads nor writes.
+FQLA_HD bool serves(const Rows& rows, int64_t length) { return length >= rows.least && (!rows.most || length <= rows.most); }
+FQLA_HD bool serves_all(const Rows& rows) { return !rows.least && !rows.most; }
+
 // Element offset of (row n, token t of the row, head h) in a view.
 FQLA_HD int64_t element_offset(const View& x, int64_t n, const RowTokens& row, int64_t t, int64_t h) {
     return n * x.row + (row.begin + t) * x.token + h * x.head;

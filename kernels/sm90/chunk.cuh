@@ -44,6 +44,23 @@ __device__ __forceinline__ ChunkPlace place_of(const Rows& rows, int64_t slot) {
     return p;
 }
 
+// The row behind `count` others, from row n on, of those that this launch serves: found by a whole warp, 32 rows a step. rows.count if there is none.
+__device__ __forceinline__ int served_row(const Rows& rows, int n, int count) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll 1
+    for (; n < rows.count; n += 32) {
+        const bool served = n + lane < rows.count && serves(rows, row_tokens(rows, n + lane).length);
+        uint32_t found = __ballot_sync(~0u, served);
+        const int here = __popc(found);
+        if (count < here) {
+            for (; count > 0; --count) found &= found - 1;
+            return n + __ffs(found) - 1;
+        }
+        count -= here;
+    }
+    return rows.count;
+}
+
 // Scalars of any floating dtype.
 __device__ __forceinline__ float load_scalar(const View& x, int64_t at) {
     if (x.dtype == FLASHQLA_DTYPE_F32) return static_cast<const float*>(x.data)[at];

@@ -21,7 +21,8 @@
 namespace fqla::sm90 {
 namespace {
 
-template <class T, class L>
+// Mixed: of rows that the recurrent kernel leaves, so few that most blocks of one unit each would have none: as many as the card takes go through the units.
+template <class T, class L, bool Mixed = false>
 __device__ __forceinline__ void recur(const Sm90ForwardParams& p) {
     constexpr int Math = L::kMath;
     constexpr bool Output = L::kOutput;
@@ -29,7 +30,7 @@ __device__ __forceinline__ void recur(const Sm90ForwardParams& p) {
     const uint32_t smem = shared_address(memory), tail = smem + L::kBarriers + 16 * L::kStages;
     Ring<L::kStages> ring(smem + L::kBarriers);
     let_successor_start();
-    const Units units = Output ? one_unit(2 / Math, p.segments) : one_unit(2, p.segments - 1);
+    const Units units = Mixed ? units_in_turn(p, 2 / Math, 1) : Output ? one_unit(2 / Math, p.segments) : one_unit(2, p.segments - 1);
     const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);  // the shuffle tells ptxas that a warp does not diverge here (else C7518)
     const int group = warp / 4 < Math ? warp / 4 : (warp - 1) % 4;
     const Ring<1> staging(tail + 8 * L::kStages + 16 * (group < Math ? group : 0));  // of this math warpgroup, or of this store warp's
@@ -77,6 +78,15 @@ FQLA_FORWARD(gdn_forward_bf16_saving, Bf16, __cluster_dims__(2, 1, 1), 1, true, 
 FQLA_FORWARD(gdn_forward_f16_v64, F16, __cluster_dims__(2, 1, 1), 1, true)
 FQLA_FORWARD(gdn_forward_f16_v128, F16, , 2, true)
 FQLA_FORWARD(gdn_forward_f16_saving, F16, __cluster_dims__(2, 1, 1), 1, true, true)
+#define FQLA_FORWARD_MIXED(name, T, cluster, Math)                                                     \
+    extern "C" __global__ void cluster __launch_bounds__(fqla::ForwardLayout<Math, true>::kThreads, 1) \
+        name(const __grid_constant__ fqla::Sm90ForwardParams p) {                                      \
+        fqla::sm90::recur<fqla::sm90::T, fqla::ForwardLayout<Math, true>, true>(p);                    \
+    }
+FQLA_FORWARD_MIXED(gdn_forward_bf16_v64_mixed, Bf16, __cluster_dims__(2, 1, 1), 1)
+FQLA_FORWARD_MIXED(gdn_forward_bf16_v128_mixed, Bf16, , 2)
+FQLA_FORWARD_MIXED(gdn_forward_f16_v64_mixed, F16, __cluster_dims__(2, 1, 1), 1)
+FQLA_FORWARD_MIXED(gdn_forward_f16_v128_mixed, F16, , 2)
 
 // Summaries of all segments but a row's last: where the state of a segment ends if it starts from zero (the first: from the row's state), and its
 // transition. A block does 64 rows of V beside 64 columns of the transition: the same work, the latter with V = 0 from the identity.

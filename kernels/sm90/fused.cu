@@ -70,7 +70,7 @@ __device__ __forceinline__ void solve_role(const Sm90FusedParams& p, const Units
     clear_upper(at, me);
     int done = 0;  // chunks, of all units
 #pragma unroll 1
-    for (int unit = units.first; unit < units.count; unit += units.step) {
+    for (int unit = before_first(units); next_unit(p.forward, units, unit);) {
         const Work w = find_work(p.forward, units, unit);
         if (w.skip) continue;
         float raw = load_token(p.forms, w, (done & 1) == rank ? 0 : 1);
@@ -136,10 +136,7 @@ __device__ __forceinline__ void fuse(const Sm90FusedParams& p) {
     const PairEvents events{tail + 8 * Pair::kStages + 16};
     // Any number of clusters serves: they take units in turn. Every role makes them for itself: what lives across the branch would have to fit into the
     // smallest register share.
-    auto units = [&] {
-        return Units{static_cast<int>(blockIdx.x / 2), p.forward.rows.count * p.forward.value_heads, static_cast<int>(gridDim.x / 2),
-                     static_cast<int>(blockIdx.x % 2), 0};
-    };
+    auto units = [&] { return units_in_turn(p.forward, 2, 0); };
     const int rank = __shfl_sync(~0u, static_cast<int>(blockIdx.x % 2), 0);
     if (threadIdx.x == 0) {
         ring.init(1, 16);  // math and solve warps of both blocks

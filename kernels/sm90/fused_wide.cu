@@ -53,7 +53,7 @@ __device__ __forceinline__ void token_role(const Sm90FusedParams& p, const Units
     };
     int done = 0, table = 0;  // chunks, of all units; the next one's slot
 #pragma unroll 1
-    for (int unit = units.first; unit < units.count; unit += units.step) {
+    for (int unit = before_first(units); next_unit(p.forward, units, unit);) {
         int c, end, left, head;  // chunks, within the row; left: tokens from this chunk on
         StateScale scale{};      // of what the math role has
         ScalarPair gate, beta;
@@ -163,7 +163,7 @@ __device__ __forceinline__ void gate_role(const Sm90FusedParams& p, const Units&
         scored.advance(), scored_table = next_table<kSummary>(scored_table);
     };
 #pragma unroll 1
-    for (int unit = units.first; unit < units.count; unit += units.step) {
+    for (int unit = before_first(units); next_unit(p.forward, units, unit);) {
         int chunks, left;
         {
             const Work w = find_work(p.forward, units, unit);
@@ -219,7 +219,7 @@ __device__ __forceinline__ void invert_role(const Sm90FusedParams& p, const Unit
     clear_below(lower, threadIdx.x % 32);
     int done = 0;
 #pragma unroll 1
-    for (int unit = units.first; unit < units.count; unit += units.step) {
+    for (int unit = before_first(units); next_unit(p.forward, units, unit);) {
         int end;
         {
             const Work w = find_work(p.forward, units, unit);
@@ -297,7 +297,7 @@ __device__ __forceinline__ void math_role(const Sm90ForwardParams& p, const Unit
         for (int i = 0; i < 32; ++i) Sb[i] = pack(T{}, S[2 * i], S[2 * i + 1]);
     };
 #pragma unroll 1
-    for (int unit = units.first; unit < units.count; unit += units.step) {
+    for (int unit = before_first(units); next_unit(p, units, unit);) {
         int left;  // chunks
         {
             const Work w = find_work(p, units, unit);
@@ -436,18 +436,19 @@ struct Cursor {
     int row, head;    // row: coordinate
 
     __device__ __forceinline__ void enter(const Sm90ForwardParams& p, const Units& units) {
-        for (; unit < units.count; unit += units.step) {
+        while (next_unit(p, units, unit)) {
             const Work w = find_work(p, units, unit);
             chunks = w.skip ? 0 : w.chunks;
             token = static_cast<int>(w.tokens.begin + w.first * kChunk), left = tokens_from(w);
             row = p.rows.offsets ? 0 : static_cast<int>(w.row), head = w.head;
             if (chunks > 0) return;
         }
+        chunks = 0;
     }
-    __device__ __forceinline__ bool more(const Units& units) const { return unit < units.count; }
+    __device__ __forceinline__ bool more() const { return chunks > 0; }
     __device__ __forceinline__ void advance(const Sm90ForwardParams& p, const Units& units) {
         token += kChunk, left -= kChunk;
-        if (--chunks == 0) unit += units.step, enter(p, units);
+        if (--chunks == 0) enter(p, units);
     }
     // Behind the end of a row cut by offsets a box holds other rows' tokens.
     __device__ __forceinline__ bool is_ragged(const Sm90ForwardParams& p) const { return p.rows.offsets && left < kChunk; }
@@ -472,7 +473,9 @@ __device__ __forceinline__ void copy_role(const Sm90ForwardParams& p, const Unit
     const bool leader = threadIdx.x % 32 == 0;
     const uint32_t tail = smem + Wide::kTail;
     uint32_t tail_phase = 0;
-    Cursor keys{units.first}, values{units.first}, outputs{units.first};
+    Cursor keys{before_first(units)};
+    keys.enter(p, units);
+    Cursor values = keys, outputs = keys;
     auto load_keys = [&] {
         ring.wait_free();
         const uint32_t to = smem + ring.stage() * Wide::kStageBytes, bar = keys.is_ragged(p) ? tail : ring.filled();
@@ -499,22 +502,21 @@ __device__ __forceinline__ void copy_role(const Sm90ForwardParams& p, const Unit
         if (values.is_ragged(p)) finish_ragged(tail, tail_phase, to, kTileBytes, values.left, events.at(E::values_ready, c));
         values.advance(p, units);
     };
-    for (int unit = units.first; !kSummary && unit < units.count; unit += units.step) {
+    for (int unit = before_first(units); !kSummary && next_unit(p, units, unit);) {
         const Work w = find_work(p, units, unit);
         if (w.skip) clear_output(p, w, 0), clear_output(p, w, 64);
     }
-    keys.enter(p, units), values.enter(p, units), outputs.enter(p, units);
     if (kSummary && rank_in_pair() == 1) {
-        while (keys.more(units)) load_keys();
+        while (keys.more()) load_keys();
         return;
     }
     int loaded = 0, valued = 0;  // chunks whose k and q, whose v are on their way
 #pragma unroll 1
-    for (int c = 0; outputs.more(units); ++c) {
-        for (; loaded < c + Wide::kStages && keys.more(units); ++loaded) load_keys();
+    for (int c = 0; outputs.more(); ++c) {
+        for (; loaded < c + Wide::kStages && keys.more(); ++loaded) load_keys();
         if (c > 0 && leader) wait_stores_read();  // of the chunk before; behind the loads, which are more urgent
         __syncwarp();
-        for (; valued < c + 2 && values.more(units); ++valued) load_values(valued);
+        for (; valued < c + 2 && values.more(); ++valued) load_values(valued);
         events.wait(E::output_ready, c);
         const uint32_t from = smem + Wide::kValues + (c & 1) * 2 * kTileBytes;
 #pragma unroll 1
@@ -540,11 +542,7 @@ __device__ __forceinline__ void fuse_wide(const Sm90FusedParams& p) {
     const Ring<Wide::kStages> ring(smem + Wide::kBarriers);
     const WideEvents<kSummary> events{smem + Wide::kEventBarriers};
     // Made by every role for itself: what lives across the branch would have to fit into the smallest register share.
-    auto units = [&] {
-        const int segments = p.forward.segments - (kSummary ? 1 : 0), blocks = kSummary ? 2 : 1;  // blocks of a unit
-        return Units{static_cast<int>(blockIdx.x) / blocks, p.forward.rows.count * p.forward.value_heads * segments, static_cast<int>(gridDim.x) / blocks, 0,
-                     segments};
-    };
+    auto units = [&] { return units_in_turn(p.forward, kSummary ? 2 : 1, p.forward.segments - (kSummary ? 1 : 0)); };
     let_successor_start();
     if (threadIdx.x == 0) {
         ring.init(1, 12);  // math and gate warps

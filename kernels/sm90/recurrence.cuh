@@ -24,16 +24,38 @@ struct Work {
     bool mute;  // it is PAD for writing alone, in a kernel that goes on all the same: outputs are zeroed, no state of the caller's is stored
 };
 
-// The units (row, segment, value head; heads fastest) that a block goes through, and its part of each. Every role walks the same list, each as
-// far ahead as its events let it, so that a block that has several units never drains between them.
+// The units (row, segment, value head; heads fastest) that a block goes through, and its part of each: every step-th one of the rows that are served. Every
+// role walks the same list, each as far ahead as its events let it, so that a block that has several units never drains between them.
 struct Units {
     int first, count, step;
     int part;
     int segments;  // of a row that are walked here; 0: rows are not cut
+    bool alone;    // one unit a block, in kernels that are launched for rows of every length
 };
 __device__ __forceinline__ Units one_unit(int parts, int segments) {
     const int unit = blockIdx.x / parts;
-    return {unit, unit + 1, 1, static_cast<int>(blockIdx.x) - unit * parts, segments};
+    return {unit, unit + 1, 1, static_cast<int>(blockIdx.x) - unit * parts, segments, true};
+}
+
+// A block's share where blocks, `parts` to a unit, take units in turn.
+__device__ __forceinline__ Units units_in_turn(const Sm90ForwardParams& p, int parts, int segments) {
+    const int first = blockIdx.x / parts;
+    return {first, p.rows.count * p.value_heads * max(segments, 1), static_cast<int>(gridDim.x) / parts, static_cast<int>(blockIdx.x) - first * parts, segments,
+            false};
+}
+// To the next unit of a block, the first one from before_first: whether there is one.
+__device__ __forceinline__ int before_first(const Units& units) { return units.first - units.step; }
+__device__ __forceinline__ bool next_unit(const Sm90ForwardParams& p, const Units& units, int& unit) {
+    if (units.alone || serves_all(p.rows)) {
+        unit += units.step;
+        return unit < units.count;
+    }
+    // Units of the rows between do not count.
+    const uint32_t of_row = p.value_heads * max(units.segments, 1), row = unit < units.first ? 0 : unit / of_row;
+    const uint32_t at = unit < units.first ? units.first : unit - row * of_row + units.step, rows = at / of_row;
+    const int found = served_row(p.rows, row, rows);
+    unit = found * of_row + at - rows * of_row;
+    return found < p.rows.count;
 }
 
 // A row's last segment takes what is left. The backward knows nothing of slots for writing: what it will read must be there for rows that are PAD there.
@@ -197,7 +219,7 @@ __device__ __forceinline__ void load_chunks(const Sm90ForwardParams& p, const Wo
 template <class L>
 __device__ __forceinline__ void load_role(const Sm90ForwardParams& p, const Units& units, uint32_t smem, Ring<L::kStages> ring, uint32_t tails) {
     uint32_t tail_phases = 0;  // a bit a stage
-    for (int unit = units.first; unit < units.count; unit += units.step) {
+    for (int unit = before_first(units); next_unit(p, units, unit);) {
         const Work w = find_work<L::kMutes>(p, units, unit);
         if (!w.skip) load_chunks<L>(p, w, smem, ring, tails, tail_phases);
     }
@@ -263,7 +285,7 @@ template <class L>
 __device__ __forceinline__ void store_role(const Sm90ForwardParams& p, const Units& units, uint32_t smem, Ring<1> staging, int group) {
     const int v = 64 * (units.part * L::kMath + group);
     bool fresh = true;
-    for (int unit = units.first; unit < units.count; unit += units.step) {
+    for (int unit = before_first(units); next_unit(p, units, unit);) {
         const Work w = find_work<L::kMutes>(p, units, unit);
         if (w.skip || w.mute) clear_output(p, w, v);
         if (w.skip) continue;
@@ -354,7 +376,7 @@ __device__ __forceinline__ void math_role(const Sm90ForwardParams& p, const Unit
         L::kV + (Output ? group : 0) * kTileBytes + ((lane >> 4) * 8 + (lane & 7)) * 128 + (((2 * warp + ((lane >> 3) & 1)) ^ (lane & 7)) << 4);
     int done = 0;  // chunks, of all units
 #pragma unroll 1
-    for (int unit = units.first; unit < units.count; unit += units.step) {
+    for (int unit = before_first(units); next_unit(p, units, unit);) {
         const Work w = find_work<L::kMutes>(p, units, unit);
         if (w.skip) continue;
         const RowSlots slots = row_slots(p.state, w.row);

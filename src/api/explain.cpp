@@ -37,6 +37,8 @@ void print_steps(const Plan& plan, TextWriter& text) {
         text.print("  launch %s grid %u x %u x %u, %u threads, %u bytes shared", kKernels[static_cast<int>(s.kernel)].symbol, s.grid[0], s.grid[1], s.grid[2],
                    s.threads, s.shared_bytes);
         if (s.when == When::each_segment) text.print(", for each of %d segments of %lld tokens", plan.segments, static_cast<long long>(plan.segment_tokens));
+        if (plan.short_tokens)
+            text.print(", rows of %s %d tokens", !strcmp(kKernels[static_cast<int>(s.kernel)].source, "recurrent") ? "up to" : "more than", plan.short_tokens);
         text.print("\n");
     }
 }
@@ -85,9 +87,17 @@ void explain(const Request& asked, const Caps& caps, const char* device_name, Te
 bool kernels_of(const Problem* problem, int32_t op, const Caps& caps, bool (&wanted)[kKernelSlots], char (&why)[sizeof Plan::reason]) {
     for (int i = 0; i < kKernelCount; i++) wanted[i] = !problem && (!strcmp(kKernels[i].room, "common") || caps.image == Image::sm_90a);
     if (!problem) return true;
-    // Engines and symbols change with the bounds, alignment and state options: powers of two and every option between them meet all kernels.
-    constexpr int64_t kMostRows = 1 << 20, kMostTokens = 1 << 27;
     bool supported = false;
+    const auto want = [&](const Request& request) {
+        const Plan plan = make_plan(request, caps);
+        if (plan.status)
+            memcpy(why, plan.reason, sizeof why);
+        else
+            supported = true;
+        for (int i = 0; i < plan.step_count; i++) wanted[static_cast<int>(plan.steps[i].kernel)] = true;
+    };
+    // Engines and symbols change with the bounds, alignment and state options: powers of two and every option between them meet all kernels.
+    constexpr int64_t kMostRows = 1 << 20, kMostTokens = 1 << 27, kBeside = 64;
     for (int64_t rows = 1; rows <= kMostRows; rows *= 2)
         for (int64_t each = 1; rows * each <= kMostTokens; each *= 2)
             for (int bits = 0; bits < 32; bits++) {
@@ -95,12 +105,10 @@ bool kernels_of(const Problem* problem, int32_t op, const Caps& caps, bool (&wan
                 Request request{op, *problem, {rows, rows * each, each, offsets}, {final_states, final_states, more_states, more_states}, aligned};
                 if (saves && !(aligned && saved_bytes(request, caps))) continue;
                 request.saved = saves;
-                const Plan plan = make_plan(request, caps);
-                if (plan.status)
-                    memcpy(why, plan.reason, sizeof why);
-                else
-                    supported = true;
-                for (int i = 0; i < plan.step_count; i++) wanted[static_cast<int>(plan.steps[i].kernel)] = true;
+                want(request);
+                if (!offsets || !aligned || more_states || saves) continue;
+                request.bounds = {rows * (1 + kBeside), rows * (each + kBeside), each, true};  // beside rows of one token (row_split.h)
+                want(request);
             }
     return supported;
 }

@@ -115,7 +115,7 @@ int32_t read_sequences(const flashqla_sequences* in, const Problem& problem, Row
         max_tokens = each;
     }
     if (s.offsets && (max_tokens == 0 || max_tokens > s.tokens)) max_tokens = s.tokens;
-    out = {s.offsets, s.tokens, max_tokens, s.rows, wide};
+    out = {s.offsets, s.tokens, max_tokens, s.rows, wide, 0, 0};
     return kOk;
 }
 

@@ -18,6 +18,13 @@ size_t put(const Params& params, KernelArgs& out) {
 // Kernels of one source share their parameter struct.
 bool from_source(const Step& step, const char* source) { return std::strcmp(kKernels[static_cast<size_t>(step.kernel)].source, source) == 0; }
 
+// The call as a step has it: with the rows that are its own.
+Forward call_of(const Step& step, const Plan& plan, Forward call) {
+    if (plan.short_tokens && from_source(step, "recurrent")) call.rows.most = plan.short_tokens;
+    if (plan.short_tokens && !from_source(step, "recurrent")) call.rows.least = plan.short_tokens + 1;
+    return call;
+}
+
 RecurrentParams recurrent_params(const Step& step, const Forward& call) {
     const int32_t tiles = static_cast<int32_t>(step.grid[0] / static_cast<uint32_t>(call.form.value_heads));
     return {call, tiles, !large_states(call.form, call.rows.count)};
@@ -168,7 +175,8 @@ View dv_of(const Plan& plan, const Backward& call, const Memory& memory) {
         plan.at<void>(Region::head_gradients, memory), call.rows.offsets ? 0 : call.rows.max_tokens * token, token, call.form.value_dim, call.form.dtype, 0};
 }
 
-size_t make_kernel_args(const Step& step, const Plan& plan, const Forward& call, const TensorMaps& maps, const Memory& memory, KernelArgs& out) {
+size_t make_kernel_args(const Step& step, const Plan& plan, const Forward& all, const TensorMaps& maps, const Memory& memory, KernelArgs& out) {
+    const Forward call = call_of(step, plan, all);
     if (from_source(step, "recurrent")) return put(recurrent_params(step, call), out);
     if (from_source(step, "solve")) return put(solve_params(plan, call, maps, memory), out);
     if (from_source(step, "forward")) return put(sm90_forward_params(plan, call, maps, memory), out);

@@ -54,13 +54,13 @@ double ceil_div(double a, double b) { return static_cast<double>(static_cast<int
 Shape shape_of(const Request& r, const Caps& caps) {
     const Form& f = r.problem.form;
     const Bounds& b = r.bounds;
-    const auto rows = static_cast<double>(b.rows), tokens = b.offsets ? static_cast<double>(b.tokens) : rows * static_cast<double>(b.max_tokens);
+    const auto rows = static_cast<double>(r.engine_rows()), tokens = b.offsets ? static_cast<double>(b.tokens) : rows * static_cast<double>(b.max_tokens);
     const double state_bytes = rows * static_cast<double>(state_elements(f) * element_bytes(f.state_dtype));
     const double chunks = ceil_div(static_cast<double>(b.max_tokens), kChunk);
     return {rows * f.value_heads,
             tokens * f.value_heads / static_cast<double>(std::max<int64_t>(1, b.max_tokens)),
             chunks,
-            b.rows == 1 ? chunks : std::max(rows, tokens / kChunk + rows / 2),
+            r.engine_rows() == 1 ? chunks : std::max(rows, tokens / kChunk + rows / 2),
             static_cast<double>(f.value_heads) / f.key_heads,
             ((r.state.read ? 1 : 0) + (r.state.write ? 1 : 0)) * state_bytes / kStateBytesPerUs,
             caps.multiprocessors / kReferenceMultiprocessors};
@@ -135,17 +135,19 @@ double recurrent_cost(const Request& r, const Caps& caps) {
     return kRecurrentStart + s.state_time + static_cast<double>(r.bounds.max_tokens) * token;
 }
 
+// A block or cluster that has one of the longest rows has its turn of the others too, `alone`: of these each takes a chunk's time at least.
 double fused_cost(const Request& r, const Caps& caps) {
     const Shape s = shape_of(r, caps);
     const double units_chunks = s.all_chunks * r.problem.form.value_heads / s.units;
     if (fused_is_wide(r, caps)) {
-        const double passes = ceil_div(s.units, std::max(1, caps.multiprocessors));
-        return kHeadStart + std::max(s.chunks * kHeadChunk + kHeadUnit, passes * (units_chunks * kHeadChunk + kHeadUnit)) + kFusedStates * s.state_time;
+        const double passes = ceil_div(s.units, std::max(1, caps.multiprocessors)), longest = s.chunks * kHeadChunk + kHeadUnit;
+        const double alone = longest + (passes - 1) * (kHeadChunk + kHeadUnit);
+        return kHeadStart + std::max(alone, passes * (units_chunks * kHeadChunk + kHeadUnit)) + kFusedStates * s.state_time;
     }
     const double clusters = std::max(1, caps.multiprocessors / 2), passes = ceil_div(s.units, clusters);
     const double chunk = kFusedChunk + kFusedCrowd * std::min(1.0, s.units / clusters);
-    const double in_turn = passes > 1 ? passes * (units_chunks * chunk + kFusedUnit) : 0;
-    return kFusedStart + std::max(s.chunks * chunk, in_turn) + kFusedStates * s.state_time;
+    const double alone = s.chunks * chunk + (passes - 1) * (chunk + kFusedUnit), in_turn = passes > 1 ? passes * (units_chunks * chunk + kFusedUnit) : 0;
+    return kFusedStart + std::max(alone, in_turn) + kFusedStates * s.state_time;
 }
 
 double chunked_cost(const Request& r, const Caps& caps) {

@@ -34,17 +34,18 @@ uint64_t no_workspace(const Request&, const Caps&) { return 0; }
 }  // namespace
 
 const Engine kEngines[] = {
-    {FLASHQLA_ENGINE_RECURRENT, "cpu", refuses_cpu, no_choice, plan_cpu, same_workspace<refuses_cpu, plan_cpu>},
-    {FLASHQLA_ENGINE_RECURRENT, "recurrent", refuses_recurrent, recurrent_cost, plan_forward_recurrent, no_workspace},
-    {FLASHQLA_ENGINE_FUSED, "fused", refuses_fused, fused_cost, plan_fused, no_workspace},
-    {FLASHQLA_ENGINE_CHUNKED, "chunked", refuses_chunked, chunked_cost, plan_chunked, most_chunked_workspace},
+    {FLASHQLA_ENGINE_RECURRENT, "cpu", refuses_cpu, no_choice, plan_cpu, same_workspace<refuses_cpu, plan_cpu>, false},
+    {FLASHQLA_ENGINE_RECURRENT, "recurrent", refuses_recurrent, recurrent_cost, plan_forward_recurrent, no_workspace, false},
+    {FLASHQLA_ENGINE_FUSED, "fused", refuses_fused, fused_cost, plan_fused, no_workspace, true},
+    {FLASHQLA_ENGINE_CHUNKED, "chunked", refuses_chunked, chunked_cost, plan_chunked, most_chunked_workspace, true},
     {FLASHQLA_ENGINE_CONTEXT_PARALLEL, "context parallel", refuses_context_parallel, context_parallel_cost, plan_context_parallel,
-     most_context_parallel_workspace},
-    {FLASHQLA_ENGINE_CHUNKED, "chunked backward", refuses_chunked_backward, chunked_backward_cost, plan_chunked_backward, most_hopper_backward_workspace},
+     most_context_parallel_workspace, false},
+    {FLASHQLA_ENGINE_CHUNKED, "chunked backward", refuses_chunked_backward, chunked_backward_cost, plan_chunked_backward, most_hopper_backward_workspace,
+     false},
     {FLASHQLA_ENGINE_CONTEXT_PARALLEL, "context parallel backward", refuses_context_parallel_backward, context_parallel_backward_cost,
-     plan_context_parallel_backward, most_hopper_backward_workspace},
+     plan_context_parallel_backward, most_hopper_backward_workspace, false},
     {FLASHQLA_ENGINE_RECURRENT, "portable backward", refuses_portable_backward, portable_backward_cost, plan_backward_portable,
-     same_workspace<refuses_portable_backward, plan_backward_portable>},
+     same_workspace<refuses_portable_backward, plan_backward_portable>, false},
 };
 const int kEngineCount = sizeof(kEngines) / sizeof(kEngines[0]);
 

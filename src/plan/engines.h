@@ -15,6 +15,7 @@ struct Engine {
     void (*fill)(const Request&, const Caps&, Plan&);
     // The most workspace of any call within the request's bounds, whatever its alignment and state options; 0 where it can serve none.
     uint64_t (*most_workspace)(const Request&, const Caps&);
+    bool splits;  // its kernels can leave rows of few tokens to the recurrent one (row_split.h)
 };
 
 // engines.cpp, in order of preference

@@ -6,6 +6,7 @@
 
 #include "cost.h"
 #include "engines.h"
+#include "row_split.h"
 
 namespace fqla {
 
@@ -44,6 +45,29 @@ Plan refusal(int32_t engine, const char* why) {
     return plan;
 }
 
+// The recurrent kernel for rows of few tokens, then an engine for the others; no engine where none is estimated at less than `most` microseconds.
+Plan split_plan(const Request& request, const Caps& caps, double most) {
+    const Request others = long_part(request), shorts = short_part(request);
+    const double of_shorts = recurrent_cost(shorts, caps);
+    Plan plan{};
+    const Engine* best = nullptr;
+    for (int i = 0; i < kEngineCount; i++) {
+        if (!kEngines[i].splits || kEngines[i].refuses(others, caps)) continue;
+        if (const double cost = of_shorts + kEngines[i].cost(others, caps); cost < most) best = &kEngines[i], most = cost;
+    }
+    if (!best) return plan;
+    plan_forward_recurrent(shorts, caps, plan);
+    if (plan.status) return {};
+    plan.engine = best->code;
+    plan.segments = 1;
+    plan.segment_tokens = request.bounds.max_tokens;
+    plan.short_tokens = kShortTokens;
+    best->fill(others, caps, plan);
+    snprintf(plan.reason, sizeof plan.reason,
+             "rows of up to %d tokens go to the recurrent kernel, longer ones to this engine: the least estimated time, %.0f us", kShortTokens, most);
+    return plan;
+}
+
 bool asked_for(const Engine& engine, const Request& request) { return request.problem.engine == FLASHQLA_ENGINE_AUTO || request.problem.engine == engine.code; }
 
 }  // namespace
@@ -66,6 +90,8 @@ Plan make_plan(const Request& asked, const Caps& caps) {
         best = &engine;
         least = cost;
     }
+    if (best && may_split(request))
+        if (const Plan plan = split_plan(request, caps, least); plan.engine) return plan;
     if (best) return plan_with(*best, request, caps);
     if (!why[0]) snprintf(why, sizeof why, "problem.engine = %d: this library has no such engine for this device and op", request.problem.engine);
     return refusal(request.problem.engine, why);

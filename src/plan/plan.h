@@ -34,6 +34,7 @@ struct Plan {
     int32_t status;  // FLASHQLA_STATUS_OK, or UNSUPPORTED with the reason
     int32_t engine;  // FLASHQLA_ENGINE_*
     int32_t step_count;
+    int32_t short_tokens;    // rows of up to so many tokens are the recurrent step's, longer ones the others' (row_split.h); 0: every step has all rows
     int32_t segments;        // >= 1
     int64_t segment_tokens;  // of a row
     Step steps[kMaxSteps];

@@ -57,16 +57,22 @@ Step wide_step(const Form& form, int64_t units, const Caps& caps, bool overlaps)
 void add_forward(const Request& request, const Caps& caps, Plan& plan) {
     const Form& form = request.problem.form;
     const int64_t units = request.bounds.rows * form.value_heads * plan.sm90.segments;
+    using Id = KernelId;
     using V64 = ForwardLayout<1, true>;
     using V128 = ForwardLayout<2, true>;
     using Saving = ForwardLayout<1, true, true>;
-    if (request.saved)
-        plan.add(
-            sm90_step(by_dtype(form, KernelId::gdn_forward_bf16_saving, KernelId::gdn_forward_f16_saving), 2 * units, Saving::kThreads, Saving::kBytes, true));
-    else if (2 * units <= caps.multiprocessors)
-        plan.add(sm90_step(by_dtype(form, KernelId::gdn_forward_bf16_v64, KernelId::gdn_forward_f16_v64), 2 * units, V64::kThreads, V64::kBytes, true));
-    else
-        plan.add(sm90_step(by_dtype(form, KernelId::gdn_forward_bf16_v128, KernelId::gdn_forward_f16_v128), units, V128::kThreads, V128::kBytes, true));
+    if (request.saved) {
+        plan.add(sm90_step(by_dtype(form, Id::gdn_forward_bf16_saving, Id::gdn_forward_f16_saving), 2 * units, Saving::kThreads, Saving::kBytes, true));
+        return;
+    }
+    // Where most units may be of rows that are not served: as many blocks as the card takes, which take the others in turn.
+    const bool mixed = request.long_rows > 0, v64 = 2 * request.engine_rows() * form.value_heads * plan.sm90.segments <= caps.multiprocessors;
+    const int64_t parts = v64 ? 2 : 1, blocks = parts * (mixed ? std::min<int64_t>(units, std::max<int64_t>(1, caps.multiprocessors / parts)) : units);
+    const KernelId one_a_block =
+        v64 ? by_dtype(form, Id::gdn_forward_bf16_v64, Id::gdn_forward_f16_v64) : by_dtype(form, Id::gdn_forward_bf16_v128, Id::gdn_forward_f16_v128);
+    const KernelId in_turn = v64 ? by_dtype(form, Id::gdn_forward_bf16_v64_mixed, Id::gdn_forward_f16_v64_mixed)
+                                 : by_dtype(form, Id::gdn_forward_bf16_v128_mixed, Id::gdn_forward_f16_v128_mixed);
+    plan.add(sm90_step(mixed ? in_turn : one_a_block, blocks, v64 ? V64::kThreads : V128::kThreads, v64 ? V64::kBytes : V128::kBytes, true));
 }
 
 // What both of the engines with records begin with.
@@ -85,7 +91,8 @@ void begin(const Request& request, const Caps& caps, Plan& plan) {
 void plan_solve(const Request& request, const Caps& caps, Plan& plan) {
     const Form& form = request.problem.form;
     const int64_t slots = slots_of(request.bounds);
-    plan.sm90.heads_per_block = static_cast<int32_t>(heads_per_solve_block(form, slots, caps));
+    const int64_t busy = request.long_rows ? request.bounds.tokens / kChunk + request.long_rows : slots;
+    plan.sm90.heads_per_block = static_cast<int32_t>(heads_per_solve_block(form, busy, caps));
     plan.add(sm90_step(by_dtype(form, KernelId::gdn_solve_bf16, KernelId::gdn_solve_f16), slots * form.value_heads / plan.sm90.heads_per_block,
                        SolveLayout::kThreads, SolveLayout::kBytes, false));
 }
@@ -111,7 +118,7 @@ bool keys_are_bounded(const Request& request) {
 }
 
 bool fused_is_wide(const Request& request, const Caps& caps) {
-    return keys_are_bounded(request) && 2 * request.bounds.rows * request.problem.form.value_heads > caps.multiprocessors;
+    return keys_are_bounded(request) && 2 * request.engine_rows() * request.problem.form.value_heads > caps.multiprocessors;
 }
 
 const char* refuses_context_parallel(const Request& request, const Caps& caps) {

@@ -1,6 +1,7 @@
 // What a call does with the driver: no more than it must, everything as the caller gave it.
 #include <algorithm>
 #include <chrono>
+#include <cstddef>
 #include <cstdio>
 #include <thread>
 #include <vector>
@@ -127,6 +128,57 @@ TEST_CASE("tensor-core calls") {
     CHECK(p.records == call.kWorkspace);
     CHECK(p.state.read.data == call.state.read_data);
     CHECK(p.rows.max_tokens == 1000);
+}
+
+// Prefill beside decode: every launch has all rows, and tells by their lengths which are its own.
+TEST_CASE("mixed calls") {
+    FakeCuda& fake = fake_cuda();
+    fake.context = 7;
+    fake.major = 9;
+    GpuCall call;
+    call.problem.engine = FLASHQLA_ENGINE_AUTO;
+    call.sequences.rows = 64, call.sequences.tokens = 2048 + 63, call.sequences.max_tokens = 2048;
+    call.sequences.offsets = device_pointer(0x2100000000000);
+    const auto rows_of = [&](size_t launch, size_t at) {
+        fqla::Rows rows;
+        std::memcpy(static_cast<void*>(&rows), fake.launches[launch].params + at, sizeof rows);
+        CHECK(rows.offsets == call.sequences.offsets);
+        CHECK(rows.count == 64);
+        CHECK(rows.tokens == 2048 + 63);
+        CHECK(rows.max_tokens == 2048);
+        return rows;
+    };
+    REQUIRE_MESSAGE(call.forward() == FLASHQLA_STATUS_OK, std::string(flashqla_last_error()));
+    REQUIRE(fake.maps.size() == 4);
+    REQUIRE(fake.launches.size() == 3);
+    CHECK(fake.launches[0].kernel == "gdn_recurrent_bf16_f32vk_large");
+    CHECK(fake.launches[0].grid[1] == 64);
+    CHECK(fake.launches[1].kernel == "gdn_solve_bf16");
+    CHECK(!fake.launches[1].overlaps);
+    CHECK(fake.launches[2].kernel == "gdn_forward_bf16_v64_mixed");
+    CHECK(fake.launches[2].grid[0] == 132);  // take units in turn
+    const fqla::Rows shorts = rows_of(0, offsetof(fqla::RecurrentParams, call) + offsetof(fqla::Forward, rows)),
+                     solved = rows_of(1, offsetof(fqla::Sm90SolveParams, rows)), others = rows_of(2, offsetof(fqla::Sm90ForwardParams, rows));
+    CHECK(shorts.least == 0);
+    CHECK(shorts.most == 16);
+    CHECK(solved.least == 17);
+    CHECK(solved.most == 0);
+    CHECK(others.least == 17);
+    CHECK(others.most == 0);
+
+    flashqla_query_info info{};
+    info.struct_size = sizeof info;
+    REQUIRE(flashqla_query(call.handle, &call.problem, &call.sequences, &call.state, FLASHQLA_OP_FORWARD, &info) == FLASHQLA_STATUS_OK);
+    CHECK(info.launches == 3);
+    CHECK(info.engine == FLASHQLA_ENGINE_CHUNKED);
+    CHECK(std::string(info.reason).find("rows of up to 16 tokens") != std::string::npos);
+
+    // An engine that is asked for has all rows.
+    fake.launches.clear();
+    call.problem.engine = FLASHQLA_ENGINE_FUSED;
+    REQUIRE_MESSAGE(call.forward() == FLASHQLA_STATUS_OK, std::string(flashqla_last_error()));
+    REQUIRE(fake.launches.size() == 1);
+    CHECK(rows_of(0, offsetof(fqla::Sm90ForwardParams, rows)).least == 0);
 }
 
 TEST_CASE("tensor-core backward calls") {

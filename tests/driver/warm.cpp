@@ -7,8 +7,8 @@
 namespace {
 
 // A call of these bounds under capture, saving or reading what was saved where there is such a thing.
-int32_t captured(GpuCall& c, int32_t op, int32_t rows, int64_t each, bool aligned, bool states, bool saved) {
-    c.sequences.rows = rows, c.sequences.tokens = rows * each;
+int32_t captured_call(GpuCall& c, int32_t op, int32_t rows, int64_t tokens, bool aligned, bool states, bool saved) {
+    c.sequences.rows = rows, c.sequences.tokens = tokens;
     c.use_state = states ? &c.state : nullptr;
     c.state.read_slots_count = c.state.write_slots_count = rows;
     c.place();
@@ -24,11 +24,20 @@ void check_all_bounds(GpuCall& c, int32_t op) {
         for (const int64_t each : {1, 2, 5, 63, 100, 3000, 50000})
             for (int bits = 0; bits < 8; bits++) {
                 if (rows * each > 6000000 || bits == 4 || bits == 6) continue;  // a forward of unaligned views cannot save
-                const int32_t status = captured(c, op, rows, each, bits & 1, bits & 2, bits & 4);
+                const int32_t status = captured_call(c, op, rows, rows * each, bits & 1, bits & 2, bits & 4);
                 CHECK_MESSAGE(status == FLASHQLA_STATUS_OK, std::string(flashqla_last_error()));
                 calls++;
             }
     CHECK(calls > 100);
+    // Prefill beside decode.
+    c.sequences.offsets = device_pointer(0x2100000000000);
+    for (const int32_t longer : {1, 2, 5})
+        for (const int32_t shorter : {16, 50, 200, 1000})
+            for (const int64_t each : {100, 700, 3000, 20000}) {
+                c.sequences.max_tokens = each;
+                CHECK_MESSAGE(captured_call(c, op, longer + shorter, longer * each + shorter, true, true, false) == FLASHQLA_STATUS_OK,
+                              std::string(flashqla_last_error()));
+            }
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 
 #include "cards.h"
 #include "plan.h"
+#include "row_split.h"
 
 namespace {
 
@@ -171,6 +172,47 @@ TEST_SUITE("properties") {
                 if (r.problem.engine != FLASHQLA_ENGINE_AUTO) CHECK(plan.engine == r.problem.engine);
                 if (plan.status) CHECK(std::strlen(plan.reason) > 10);
             }
+    }
+
+    TEST_CASE("rows of few tokens beside long ones go to the recurrent kernel, and only where they may") {
+        Dice dice(5);
+        int split = 0;
+        for (const Card& card : kCards)
+            for (int i = 0; i < 2000; i++) {
+                Request r = any_request(dice);
+                fqla::Form& f = r.problem.form;
+                f.key_heads = static_cast<int32_t>(dice.one_of({1, 2, 8, 16})), f.value_heads = f.key_heads * static_cast<int32_t>(dice.one_of({1, 2, 4}));
+                f.key_dim = f.value_dim = 128;
+                f.dtype = dice.coin() ? FLASHQLA_DTYPE_BF16 : FLASHQLA_DTYPE_F16;
+                const int64_t longer = dice.between(1, 4), shorter = dice.between(32, 256), most = dice.between(512, 4096);
+                r.bounds = {longer + shorter, longer * most + shorter, most, dice.between(0, 7) > 0};
+                if (!r.bounds.offsets) r.bounds.tokens = r.bounds.rows * most;
+                if (dice.coin()) {  // serving
+                    r.op = FLASHQLA_OP_FORWARD, r.problem.engine = FLASHQLA_ENGINE_AUTO, r.problem.flags = 0;
+                    r.state.token_states = false, r.aligned_16_bytes = true;
+                } else if (dice.coin()) {
+                    r = saving(r, card.caps);
+                }
+                const Plan plan = fqla::make_plan(r, card.caps);
+                const bool may = card.caps.image == fqla::Image::sm_90a && r.op == FLASHQLA_OP_FORWARD && r.problem.engine == FLASHQLA_ENGINE_AUTO &&
+                                 !(r.problem.flags & FLASHQLA_PROBLEM_BATCH_INVARIANT) && !r.saved && !r.state.token_states && r.aligned_16_bytes &&
+                                 r.bounds.offsets;
+                CAPTURE(text_of(r));
+                if (!may) CHECK(plan.short_tokens == 0);
+                CHECK(plan.workspace.total_bytes() <= fqla::most_workspace_bytes(r, card.caps));
+                if (!plan.short_tokens) continue;
+                split++;
+                CHECK(plan.short_tokens == fqla::kShortTokens);
+                CHECK(plan.engine != FLASHQLA_ENGINE_RECURRENT);
+                const auto source = [&](int s) { return std::string(fqla::kKernels[static_cast<size_t>(plan.steps[s].kernel)].source); };
+                CHECK(source(0) == "recurrent");
+                CHECK(!plan.steps[1].overlaps);  // its results are not waited for by those behind
+                for (int s = 1; s < plan.step_count; s++) CHECK(source(s) != "recurrent");
+                CHECK(plan.launches() == plan.step_count);
+                // Any row may be of any length: all are in each step's reach.
+                CHECK(static_cast<int64_t>(plan.steps[0].grid[1]) * plan.steps[0].grid[2] >= r.bounds.rows);
+            }
+        CHECK(split > 200);
     }
 
     TEST_CASE("forward and backward agree on what is saved, and both can use it") {
