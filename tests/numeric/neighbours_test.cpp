@@ -1,4 +1,6 @@
 // What lies beside a row in memory must not reach it: tokens of the rows around it and of no row, whatever they hold, in every engine.
+#include <algorithm>
+#include <cstring>
 #include <limits>
 
 #include "check.h"
@@ -59,6 +61,26 @@ bool run(const Sample& sample, int32_t op, int32_t engine, Outcome& out) {
     return true;
 }
 
+// `longer` rows of `length` tokens, evenly among `shorter` ones of `few`.
+std::vector<int64_t> mixed_lengths(int64_t longer, int64_t length, int64_t shorter, int64_t few) {
+    std::vector<int64_t> lengths;
+    for (int64_t n = 0; n < longer + shorter; n++) lengths.push_back((n + 1) * longer / (longer + shorter) > n * longer / (longer + shorter) ? length : few);
+    return lengths;
+}
+
+// A forward whose rows have two engines on an H100 by the bounds alone, whatever lengths they turn out to have.
+void check_mixed(Case c) {
+    const Sample sample = make_sample(c);
+    Call call(sample, {});
+    flashqla_device device{};
+    device.struct_size = sizeof device;
+    REQUIRE(flashqla_device_info(session().handle, &device) == FLASHQLA_STATUS_OK);
+    if (device.compute_major == 9 && device.multiprocessors == 132 && !session().engine)
+        CHECK_MESSAGE(std::strstr(call.query().reason, "rows of up to 16 tokens"), call.query().reason);
+    const std::string wrong = run_and_report(call, oracle_forward(sample));
+    CHECK_MESSAGE(wrong.empty(), wrong);
+}
+
 }  // namespace
 
 TEST_SUITE_BEGIN("edges");
@@ -86,6 +108,46 @@ TEST_CASE("NaN in the tokens around a row stays out of it") {
             REQUIRE(run(spoilt, op, engine, got));
             CHECK_MESSAGE(changed_elsewhere(spoilt, got, clean, rows, rows) == 0, "from tokens of no row");
         }
+}
+
+TEST_CASE("prefill beside decode, with slots, pads and checkpoints") {
+    Case c = qwen_case("mixed", FLASHQLA_DTYPE_BF16);
+    c.key_heads = 2, c.value_heads = 4;
+    c.states = States::special_slots;
+    c.extra = Extra::checkpoints;
+    c.lengths = mixed_lengths(1, 1200, 30, 1);
+    for (const int64_t length : {0, 1, 2, 15, 16, 17, 63, 64, 65}) c.lengths.insert(c.lengths.begin() + length % 7, length);
+    c.checkpoint_interval = 320;
+    for (const Offsets offsets : {Offsets::i64, Offsets::gaps}) {
+        c.offsets = offsets;
+        c.seed++;
+        check_mixed(c);
+    }
+    c.states = States::separate, c.extra = Extra::none;
+    const Sample sample = make_sample(c);
+    const std::vector<int64_t>& offsets = sample.tables.offsets;
+    const auto longest = static_cast<size_t>(std::max_element(c.lengths.begin(), c.lengths.end()) - c.lengths.begin());
+    Outcome clean, got;
+    REQUIRE(run(sample, FLASHQLA_OP_FORWARD, FLASHQLA_ENGINE_AUTO, clean));
+    for (const size_t n : {longest - 1, longest, longest + 1}) {
+        Sample spoilt = sample;
+        spoil_token(spoilt, offsets[n]);
+        REQUIRE(run(spoilt, FLASHQLA_OP_FORWARD, FLASHQLA_ENGINE_AUTO, got));
+        CHECK_MESSAGE(changed_elsewhere(spoilt, got, clean, static_cast<int64_t>(n), static_cast<int64_t>(n) + 1) == 0, "from row ", n);
+    }
+}
+
+TEST_CASE("prefill rows beside decode: more of either than the bounds let expect") {
+    for (const int32_t norm : {FLASHQLA_NORM_L2, FLASHQLA_NORM_NONE}) {
+        Case c = qwen_case("mixed heads", norm ? FLASHQLA_DTYPE_BF16 : FLASHQLA_DTYPE_F16);
+        c.qk_norm = norm;
+        c.key_heads = 4, c.value_heads = 8;
+        c.states = States::in_place;
+        c.lengths = mixed_lengths(9, 300, 91, 1);
+        check_mixed(c);
+        c.lengths = mixed_lengths(1, 300, 69, 17);
+        check_mixed(c);
+    }
 }
 
 TEST_CASE("thousands of rows shorter than a chunk") {
