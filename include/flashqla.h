@@ -153,7 +153,8 @@ enum {
     FLASHQLA_SLOT_NONE = -2 /* read: the row starts from zero. write: its final state is not stored */
 };
 
-/* Ways to compute. AUTO picks by host-known bounds alone; the others are for tests and for bit parity between calls, and are refused
+/* Ways to compute. AUTO picks by host-known bounds alone, and where most rows must be short beside a few long ones (prefill beside decode)
+ * takes the recurrent kernel for rows of up to 16 tokens and one of the others for the rest; the others are for tests and for bit parity between calls, and are refused
  * (UNSUPPORTED, with the reason) where they cannot serve the call. */
 enum {
     FLASHQLA_ENGINE_AUTO = 0,
@@ -267,7 +268,8 @@ typedef struct flashqla_sequences {
     uint32_t struct_size;
     int32_t rows;          /* N >= 0. 0: the call does nothing and returns OK */
     int64_t tokens;        /* tokens in all, >= 0: the extent of q, k, v, gate, beta and out along tokens */
-    int64_t max_tokens;    /* no row is longer (a longer one is cut here). 0 = tokens / rows without offsets, tokens with them */
+    int64_t max_tokens;    /* no row is longer (a longer one is cut here). 0 = tokens / rows without offsets, tokens with them. The longest row's
+                              own length serves best: it tells how short the others must be */
     const void *offsets;   /* [N + 1], row n is tokens offsets[n] to offsets[n+1] - 1. NULL: N rows of tokens / N each (must divide) */
     int32_t offsets_dtype; /* FLASHQLA_DTYPE_I32 or _I64; 0 = I32 */
     int32_t reserved;      /* 0 */
@@ -356,7 +358,7 @@ typedef struct flashqla_backward_args {
 typedef struct flashqla_query_info {
     uint32_t struct_size;
     int32_t status;           /* what a call would return for reasons known now: OK or UNSUPPORTED */
-    int32_t engine;           /* FLASHQLA_ENGINE_* that serves an aligned call of these bounds */
+    int32_t engine;           /* FLASHQLA_ENGINE_* that serves an aligned call of these bounds; its longer rows, where they have their own */
     int32_t launches;         /* kernels that such a call enqueues; CPU: 0 */
     uint64_t workspace_bytes; /* the most that any call within these bounds takes: of this problem, with no more rows, tokens or
                                  max_tokens, whatever its alignment and state options. Align it to 256 bytes; needs no initialisation;
