@@ -173,6 +173,12 @@ TEST_CASE("mixed calls") {
     CHECK(info.engine == FLASHQLA_ENGINE_CHUNKED);
     CHECK(std::string(info.reason).find("rows of up to 16 tokens") != std::string::npos);
 
+    char text[4096];
+    REQUIRE(flashqla_explain(call.handle, &call.problem, &call.sequences, &call.state, FLASHQLA_OP_FORWARD, text, sizeof text, nullptr) == FLASHQLA_STATUS_OK);
+    CHECK(std::strstr(text, "launch gdn_recurrent_bf16_f32vk_large"));
+    CHECK(std::strstr(text, "rows of up to 16 tokens\n"));
+    CHECK(std::strstr(text, "rows of more than 16 tokens\n"));
+
     // An engine that is asked for has all rows.
     fake.launches.clear();
     call.problem.engine = FLASHQLA_ENGINE_FUSED;
