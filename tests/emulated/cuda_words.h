@@ -23,7 +23,7 @@
 #define __global__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
-#define __cluster_dims__(...)
+#define __cluster_dims__(x, y, z) __attribute__((section("fqla_cluster_" #x)))  // which kernels.cpp tells it by
 #define __grid_constant__
 // Of a block, which one host thread runs to its end; clusters use dynamic shared memory alone.
 #define __shared__ static thread_local
@@ -82,6 +82,7 @@ inline unsigned __ballot_sync(unsigned, bool x) {
 inline bool __any_sync(unsigned mask, bool x) { return __ballot_sync(mask, x) != 0; }
 
 inline int __clz(unsigned x) { return x ? __builtin_clz(x) : 32; }
+inline int __popc(uint32_t x) { return __builtin_popcount(x); }
 inline int __ffs(unsigned x) { return __builtin_ffs(static_cast<int>(x)); }
 inline float __uint_as_float(unsigned bits) {
     float x;

@@ -35,26 +35,21 @@ std::function<void()> bind(const void* parameters) {
     return [p] { kKernel(*p); };
 }
 
-#define FQLA_KERNEL(symbol, source, room) {#symbol, sizeof(source##_Params), 1, bind<source##_Params, symbol>},
-Kernel g_kernels[] = {
+// Kernels lie in a section by the size of their cluster: see cuda_words.h.
+extern "C" const char __start_fqla_cluster_2[], __stop_fqla_cluster_2[];
+int cluster_of(const void* kernel) { return kernel >= __start_fqla_cluster_2 && kernel < __stop_fqla_cluster_2 ? 2 : 1; }
+
+#define FQLA_KERNEL(symbol, source, room) {#symbol, sizeof(source##_Params), cluster_of(reinterpret_cast<const void*>(symbol)), bind<source##_Params, symbol>},
+const Kernel g_kernels[] = {
 #include "variants.inc"
 };
 #undef FQLA_KERNEL
 
-// Those with __cluster_dims__(2, 1, 1).
-const char* const kPairs[] = {"gdn_forward_bf16_v64", "gdn_forward_f16_v64", "gdn_forward_bf16_saving", "gdn_forward_f16_saving", "gdn_summary_bf16",
-                              "gdn_summary_f16",      "gdn_fused_bf16_v64",  "gdn_fused_f16_v64",       "gdn_fused_summary_bf16", "gdn_fused_summary_f16",
-                              "gdn_chains_bf16",      "gdn_chains_f16",      "gdn_chain_summary_bf16",  "gdn_chain_summary_f16"};
-
 }  // namespace
 
 const Kernel* find_kernel(const char* name) {
-    for (Kernel& k : g_kernels) {
-        if (strcmp(k.name, name) != 0) continue;
-        for (const char* pair : kPairs)
-            if (strcmp(pair, name) == 0) k.cluster = 2;
-        return &k;
-    }
+    for (const Kernel& k : g_kernels)
+        if (strcmp(k.name, name) == 0) return &k;
     return nullptr;
 }
 
