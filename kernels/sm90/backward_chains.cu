@@ -307,11 +307,28 @@ __device__ __forceinline__ void store_small_rows(const Sm90ChainParams& params, 
     }
 }
 
+// The rounding of read_q dO^T to bf16 is most of the error of dL/dS0, which is f32; all else that takes D rounds it as much again. So where dL/dS0 is wanted
+// what that rounding leaves is multiplied too. f16 has the digits.
+template <class T>
+constexpr bool kSplits = true;
+template <>
+constexpr bool kSplits<F16> = false;
+
+template <class T>
+__device__ __forceinline__ void subtract_rounded(uint32_t* rest, const uint32_t* d, float2 g0, float2 g1, const uint32_t* rounded) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        const float2 g = i < 2 ? g0 : g1, x = unpack(T{}, d[i]), r = unpack(T{}, rounded[i]);
+        rest[i] = pack(T{}, x.x * g.x - r.x, x.y * g.y - r.y);
+    }
+}
+
 // Math role, reverse.
 template <class T, bool kSummary>
 __device__ __forceinline__ void gradient_chain(const Sm90ChainParams& params, const Chain& w, uint32_t smem, Stages ring, Stagings staging) {
     const Sm90ForwardParams& p = params.forward;
     const Lane me = lane_of(w);
+    const bool exact = kSplits<T> && __shfl_sync(~0u, params.d_initial.data && row_slots(p.state, w.row).read != kNoSlot, 0);
     float D[64];
     uint32_t Db[32];
 #pragma unroll
@@ -359,13 +376,32 @@ __device__ __forceinline__ void gradient_chain(const Sm90ChainParams& params, co
         float2 f[8], g[8];
         uint32_t qd[16];
 #pragma unroll
-        for (int j = 0; j < 8; ++j) f[j] = factor(factors, ChunkRecord::write_k, j), g[j] = factor(factors, ChunkRecord::read_q, j);
+        for (int j = 0; j < 8; ++j) g[j] = factor(factors, ChunkRecord::read_q, j);
 #pragma unroll
         for (int i = 0; i < 16; ++i) {
             const float2 x = unpack(T{}, d[i]);
             qd[i] = pack(T{}, x.x * g[i / 2].x, x.y * g[i / 2].y);
         }
-        mma_wait<0>(), pin(u), pin(o);
+        const auto load_write_k = [&] {
+#pragma unroll
+            for (int j = 0; j < 8; ++j) f[j] = factor(factors, ChunkRecord::write_k, j);
+        };
+        if (exact) {  // D^T += what that rounding left, times Q
+            uint32_t rest[16];
+            pin(D), mma_begin();
+#pragma unroll
+            for (int s = 0; s < 4; ++s) {
+                subtract_rounded<T>(rest + 4 * s, d + 4 * s, g[2 * s], g[2 * s + 1], qd + 4 * s);
+                mma_n128_columns(T{}, D, rest + 4 * s, tile_descriptor(at + L::kQ + s * 2048, kTileBytes));
+            }
+            mma_commit();
+            load_write_k();
+            mma_wait<1>();
+        } else {
+            load_write_k();
+            mma_wait<0>();
+        }
+        pin(u), pin(o);
         // dU^T = write_k (D^T K^T) + dO^T P
 #pragma unroll
         for (int i = 0; i < 16; ++i) {

@@ -23,10 +23,6 @@ namespace fqla::sm90 {
 namespace {
 
 using L = GradientLayout;
-template <class T>
-constexpr bool kIsF16 = false;
-template <>
-constexpr bool kIsF16<F16> = true;
 
 // Rows `row` and `row` + 8, columns 8j + `pair` and the next of an accumulator.
 struct Place {
@@ -148,8 +144,7 @@ __device__ __forceinline__ void clear_key_gradients(const Item& item, const View
 }
 
 // Of this warp's 16 rows of Z: sum over rows i >= t of the sums over columns j < t, for every t, into to[t]. The inner sums are a product with ones
-// below the diagonal: bf16 values of Z do for bf16 calls, as nothing cancels; f16 ones take what that leaves too.
-template <class T>
+// below the diagonal, of Z in bf16 and of what that leaves: entries of either sign cancel where keys are alike, and bf16 alone would be half of dg's error.
 __device__ __forceinline__ void sum_straddling(const float (&z)[32], float (&before)[32], const Place& me, uint32_t ones, bool never, uint32_t to) {
     uint32_t parts[16];
 #pragma unroll
@@ -159,18 +154,16 @@ __device__ __forceinline__ void sum_straddling(const float (&z)[32], float (&bef
     for (int s = 0; s < 4; ++s) mma_n64(Bf16{}, before, parts + 4 * s, tile_descriptor(ones + s * 32), s > 0 || never);
     mma_commit();
     mma_wait<0>(), pin(before);
-    if constexpr (kIsF16<T>) {
 #pragma unroll
-        for (int i = 0; i < 16; ++i) {
-            const float2 x = unpack(Bf16{}, parts[i]);
-            parts[i] = pack(Bf16{}, z[2 * i] - x.x, z[2 * i + 1] - x.y);
-        }
-        pin(parts), pin(before), mma_begin();
-#pragma unroll
-        for (int s = 0; s < 4; ++s) mma_n64(Bf16{}, before, parts + 4 * s, tile_descriptor(ones + s * 32), true);
-        mma_commit();
-        mma_wait<0>(), pin(before);
+    for (int i = 0; i < 16; ++i) {
+        const float2 x = unpack(Bf16{}, parts[i]);
+        parts[i] = pack(Bf16{}, z[2 * i] - x.x, z[2 * i + 1] - x.y);
     }
+    pin(parts), pin(before), mma_begin();
+#pragma unroll
+    for (int s = 0; s < 4; ++s) mma_n64(Bf16{}, before, parts + 4 * s, tile_descriptor(ones + s * 32), true);
+    mma_commit();
+    mma_wait<0>(), pin(before);
     float sums[16];
     const int below = me.row - me.pair;
 #pragma unroll
@@ -274,7 +267,7 @@ __device__ __forceinline__ void score_head(const Sm90GradientParams& p, uint32_t
     mma_wait<0>(), pin(x);
 #pragma unroll
     for (int i = 0; i < 32; ++i) f[i] = fmaf(b[i], x[i], f[i]);
-    sum_straddling<T>(f, x, me, smem + L::kOnes, never, sum_at(at.sums, L::z + me.warp, 0));
+    sum_straddling(f, x, me, smem + L::kOnes, never, sum_at(at.sums, L::z + me.warp, 0));
     on.factors().give_back(on.head);
     announce_sums(on);
     ++on.head;
