@@ -5,6 +5,8 @@
 
 namespace fqla {
 
+constexpr int kCarryParts = 8;  // of <S, D>: a sum of each warp of both halves of V
+
 // gdn_chains_<dtype>: clusters of two blocks (the halves of V) per (chain, row, value head, segment); first all reverse chains, then the forward ones, which
 // are not launched where a forward has saved S and U. gdn_chain_summary_<dtype>: the same without the first segment of the reverse chains and the last one of
 // the forward ones, and transitions between them.
@@ -16,7 +18,8 @@ struct Sm90ChainParams {
     void* small_rows;  // [slots, HV, 64, V] 16-bit: dX of tokens whose |beta| is below small_beta, nothing elsewhere
     // f32 [row, head, segment, V, K]: S at the end of each segment but the last, D at the start of each but the first.
     float *segment_states, *segment_gradients;
-    float* segment_maps;  // f32 [row, head, segment, K, K]: transitions, [from][to]; those of the first and the last segment are not used
+    float* segment_maps;   // f32 [row, head, segment, K, K]: transitions, [from][to]; those of the first and the last segment are not used
+    float* first_carries;  // f32 [rows, HV, kCarryParts]: <S, D> of a row's first chunk, where it reads a state; null: not made
     float small_beta;
     int32_t reserved[3];
 };
@@ -33,6 +36,7 @@ struct Sm90GradientParams {
     TensorMap q, k, d_out, dv;
     Backward call;
     const void *states, *gradients, *updates, *small_rows;
+    const float* first_carries;
     float* partial_sums;  // [slots, HV, 2]: da and dg g, summed over a chunk; null where not wanted
     int64_t slots;
     float small_beta;

@@ -9,7 +9,7 @@
 //     U^T = X^T + X^T strict(A)^T                     dV^T = beta dX^T
 //     S^T = decay S^T + (write_k U^T) K               D^T = decay D^T + (read_q dO^T) Q - (read_k dX^T) K
 //     leaves S before, U                              leaves D before, dV; after the last chunk D is dL/dS0
-// dX itself is left only where beta is too small to find it again in dV.
+// dX itself is left only where beta is too small to find it again in dV. Of a row's first chunk the reverse chain leaves <S, D> too.
 //
 //   role               step (event it waits for -> event it announces)
 //   load, one warp     k, v or q, k, d_out, and the record of a chunk      (stage free -> stage filled)
@@ -285,6 +285,20 @@ __device__ __forceinline__ void store_initial_gradient(const Sm90ChainParams& pa
     }
 }
 
+// <S, D> of a row's first chunk, by warps, of f32 values. S is the caller's and may be large beside all that the row adds to it: then this sum is most of
+// dg, and of the 16-bit copies, which serve later chunks in backward_gradients.cu, it would bring most of dg's error.
+__device__ __forceinline__ void store_first_carry(const Sm90ChainParams& params, const Chain& w, const Lane& me, const float (&D)[64]) {
+    const Sm90ForwardParams& p = params.forward;
+    float S[64], sums[4] = {};
+    load_state(S, p, row_slots(p.state, w.row).read, w.head, me.state);
+#pragma unroll
+    for (int i = 0; i < 64; ++i) sums[i % 4] = fmaf(S[i], D[i], sums[i % 4]);
+    float sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+#pragma unroll
+    for (int mask = 16; mask >= 1; mask /= 2) sum += __shfl_xor_sync(~0u, sum, mask);
+    if (threadIdx.x % 32 == 0) params.first_carries[((w.row * p.value_heads + w.head) * 2 + w.part) * (kCarryParts / 2) + threadIdx.x / 32] = sum;
+}
+
 // dX of the tokens whose beta is too small to divide dV by it.
 template <class T>
 __device__ __forceinline__ void store_small_rows(const Sm90ChainParams& params, const Chain& w, int chunk, const Lane& me, uint32_t factors,
@@ -328,7 +342,10 @@ template <class T, bool kSummary>
 __device__ __forceinline__ void gradient_chain(const Sm90ChainParams& params, const Chain& w, uint32_t smem, Stages ring, Stagings staging) {
     const Sm90ForwardParams& p = params.forward;
     const Lane me = lane_of(w);
-    const bool exact = kSplits<T> && __shfl_sync(~0u, params.d_initial.data && row_slots(p.state, w.row).read != kNoSlot, 0);
+    const bool reads = row_slots(p.state, w.row).read != kNoSlot;
+    const bool exact = kSplits<T> && __shfl_sync(~0u, params.d_initial.data && reads, 0);
+    // The step at which <S, D> is made here.
+    const int carried = __shfl_sync(~0u, !kSummary && w.segment == 0 && reads && params.first_carries ? w.chunks - 1 : -1, 0);
     float D[64];
     uint32_t Db[32];
 #pragma unroll
@@ -343,6 +360,7 @@ __device__ __forceinline__ void gradient_chain(const Sm90ChainParams& params, co
     pack_matrix<T>(Db, D);
 #pragma unroll 1
     for (int c = 0; c < w.chunks; ++c, ring.advance()) {
+        if (!kSummary && c == carried) store_first_carry(params, w, me, D);
         ring.wait_filled();
         if (!kSummary) staging.wait_free();
         const uint32_t at = smem + ring.stage() * L::kStageBytes, factors = smem + L::kFactors + ring.stage() * 1152;

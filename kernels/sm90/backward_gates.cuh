@@ -82,7 +82,8 @@ __device__ __forceinline__ void store_token_gradients(const Sm90GradientParams& 
     if (threadIdx.x % 32 == 0) *reinterpret_cast<float2*>(p.partial_sums + (item.slot * form.value_heads + head) * 2) = {rate, bias};
 }
 
-__device__ __forceinline__ void finish_head(const Sm90GradientParams& p, const Item& item, int head, const TokenPair& x, uint32_t factors, uint32_t sums) {
+__device__ __forceinline__ void finish_head(const Sm90GradientParams& p, const Item& item, int head, const TokenPair& x, float first_carry, uint32_t factors,
+                                            uint32_t sums) {
     const int lane = threadIdx.x % 32;
     float2 q = load_shared_f2(sum_at(sums, GradientLayout::plus, 2 * lane)), k = load_shared_f2(sum_at(sums, GradientLayout::plus + 1, 2 * lane));
     const float plus[2] = {q.x + k.x, q.y + k.y};
@@ -100,7 +101,8 @@ __device__ __forceinline__ void finish_head(const Sm90GradientParams& p, const I
     if (lane == 31) later = 0.f;
     if (lane == 0) earlier = 0.f;
     const float4 c = load_shared_f4(sum_at(sums, GradientLayout::sums, 0)), d = load_shared_f4(sum_at(sums, GradientLayout::sums, 4));
-    const float carry = load_shared_f(factor_at(factors, GradientLayout::decay, kChunk - 1)) * (((c.x + c.y) + (c.z + c.w)) + ((d.x + d.y) + (d.z + d.w)));
+    const float states = item.carried ? first_carry : ((c.x + c.y) + (c.z + c.w)) + ((d.x + d.y) + (d.z + d.w));  // <S, D>
+    const float carry = load_shared_f(factor_at(factors, GradientLayout::decay, kChunk - 1)) * states;
     float dg[2] = {plus[0] + plus[1] + later + earlier + carry, plus[1] + later + earlier + m.x + carry};
 #pragma unroll
     for (int w = 0; w < 4; ++w) {
@@ -149,8 +151,12 @@ __device__ __forceinline__ void finish_role(const Sm90GradientParams& p, uint32_
                 store_token_gradients(p, item, head, x, none, none);
                 continue;
             }
+            float carry = 0.f;  // of a lane, then of all eight
+            if (item.carried) carry = p.first_carries[(item.row * form.value_heads + head) * kCarryParts + threadIdx.x % kCarryParts];
             on.sums().wait_filled(on.head);
-            finish_head(p, item, head, x, factors_of(smem, on.head), sums_of(smem, on.head));
+#pragma unroll
+            for (int mask = kCarryParts / 2; mask >= 1; mask /= 2) carry += __shfl_xor_sync(~0u, carry, mask);
+            finish_head(p, item, head, x, carry, factors_of(smem, on.head), sums_of(smem, on.head));
             on.factors().give_back(on.head), on.sums().give_back(on.head);
             ++on.head;
         }

@@ -4,6 +4,7 @@
 //     dQ = s E (dO S^T) + F K               dK = -E (dV S^T) + R (U D^T) + F^T Q + (B + B^T) K
 //     dbeta_t = (dV U^T)_tt / beta_t^2      as dV = beta dX and U = beta e; where beta is too small for that: dX_t·e_t, with e_t worked out
 //     dg_t = sum_{i>=t} plus_i + sum_{i<t} minus_i + exp(G_last) <S, D> + sum_{i>=t>j} Z_ij       what g_t scales, nothing else: nothing cancels
+//       of a row's first chunk, where S is the caller's, <S, D> comes from the chains in f32
 //       plus = rows of s E (dO S^T)·q - E (dV S^T)·k,  minus = rows of R (U D^T)·k,  Z = strict(F o Q K^T + B o K K^T)
 // A block takes a chunk and key head at a time and all its value heads, so dQ and dK are sums in registers and leave once, through the norm. Norms: F and B
 // hold those of row and column, and dQ, dK here are r times their gradients by the normalised y = r x; so dX = dQ - y (y·dQ), and Q, K stay as they came.

@@ -15,7 +15,8 @@ constexpr int kMathWarps = 12;
 struct Item {
     int64_t row, slot, token, begin;  // first token within the row; of the row within the tensors
     int32_t key_head, valid;          // tokens; kNoMoreItems behind the last item
-    int32_t skip, reserved;           // PAD: gradients are zero
+    int32_t skip;                     // PAD: gradients are zero
+    int32_t carried;                  // its row's first, from a state: the chains have made <S, D>
 };
 static_assert(sizeof(Item) == GradientLayout::kItemBytes, "layout");
 constexpr int32_t kNoMoreItems = -1;
@@ -177,8 +178,9 @@ __device__ __forceinline__ void load_role(const Sm90GradientParams& p, uint32_t 
             continue;
         }
         const int64_t token = at.chunk * kChunk, left = at.tokens.length - token;
-        const Item item{
-            at.row, slot, token, at.tokens.begin, key_head, static_cast<int32_t>(left < kChunk ? left : kChunk), row_slots(p.call.state, at.row).skip};
+        const RowSlots slots = row_slots(p.call.state, at.row);
+        const int32_t valid = static_cast<int32_t>(left < kChunk ? left : kChunk), carried = p.first_carries && token == 0 && slots.read != kNoSlot;
+        const Item item{at.row, slot, token, at.tokens.begin, key_head, valid, slots.skip, carried};
         publish(item, items, on);
         if (item.skip) continue;
 #pragma unroll 1

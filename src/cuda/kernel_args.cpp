@@ -130,6 +130,7 @@ Sm90ChainParams chain_params(const Plan& plan, const Backward& call, const Backw
     p.segment_states = plan.at<float>(Region::segment_states, memory);
     p.segment_gradients = plan.at<float>(Region::state_gradient, memory);
     p.segment_maps = plan.at<float>(Region::segment_maps, memory);
+    p.first_carries = plan.at<float>(Region::first_carries, memory);
     p.small_beta = small_beta(call.form);
     return p;
 }
@@ -147,6 +148,7 @@ Sm90GradientParams gradient_params(const Plan& plan, const Backward& call, const
     p.gradients = plan.at<void>(Region::chunk_gradients, memory);
     p.updates = plan.at<void>(Region::residuals, memory);
     p.small_rows = plan.at<void>(Region::delta_gradients, memory);
+    p.first_carries = plan.at<float>(Region::first_carries, memory);
     p.partial_sums = plan.at<float>(Region::partial_sums, memory);
     p.slots = slots_of(call.rows);
     p.up = score_scale(call.form);

@@ -24,11 +24,11 @@ const char* refuses_form(const Request& request, const Caps& caps) {
 // Of one chunk slot in all regions.
 uint64_t bytes_of_slot(const Form& form) {
     constexpr uint64_t tokens = BackwardTiles::kTokensBytes;
-    return static_cast<uint64_t>(form.value_heads) * (ChunkRecord::kBytes + 2 * BackwardTiles::kMatrixBytes + 3 * tokens + 2 * sizeof(float));
+    return static_cast<uint64_t>(form.value_heads) * (ChunkRecord::kBytes + 2 * BackwardTiles::kMatrixBytes + 3 * tokens + (2 + kCarryParts) * sizeof(float));
 }
 
 // Each of the regions is rounded up.
-constexpr uint64_t kRounding = 11 * Workspace::kAlignment;
+constexpr uint64_t kRounding = 12 * Workspace::kAlignment;
 
 int64_t slots_within_limit(const Form& form) { return static_cast<int64_t>((kWorkspaceLimit - kRounding) / bytes_of_slot(form)); }
 
@@ -63,6 +63,8 @@ void plan_segments(const Request& request, const Caps& caps, int64_t segments, P
     plan.workspace.book(Region::delta_gradients, chunks * BackwardTiles::kTokensBytes);
     plan.workspace.book(Region::head_gradients, chunks * BackwardTiles::kTokensBytes);  // dv, where the caller does not want it
     if (form.gate == FLASHQLA_GATE_RAW) plan.workspace.book(Region::partial_sums, chunks * 2 * sizeof(float));
+    // A backward that reads what was saved must not look at the states themselves: a forward in place has overwritten them.
+    if (request.state.read && !request.saved) plan.workspace.book(Region::first_carries, static_cast<uint64_t>(units) * kCarryParts * sizeof(float));
     if (plan.sm90.segments > 1) add_summaries(form, units, chains, plan);
     add_chain(plan, by_dtype(form, KernelId::gdn_chains_bf16, KernelId::gdn_chains_f16), 2 * chains * units * plan.sm90.segments);
     plan.add(sm90_step(by_dtype(form, KernelId::gdn_gradients_bf16, KernelId::gdn_gradients_f16),

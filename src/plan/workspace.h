@@ -18,12 +18,13 @@ enum class Region : uint8_t {
     residuals,        // e_t = v - S'^T k of a segment's tokens, f32; Hopper: U
     delta_gradients,  // dL/du_t of a segment's tokens, f32
     chunk_gradients,  // D at the end of each chunk of one segment
+    first_carries,    // Hopper: <S, D> of each row's first chunk
     count
 };
 
 inline const char* region_name(Region r) {
-    constexpr const char* names[] = {"segment_states", "chunk_states", "state_gradient", "head_gradients",  "partial_sums",
-                                     "records",        "segment_maps", "residuals",      "delta_gradients", "chunk_gradients"};
+    constexpr const char* names[] = {"segment_states", "chunk_states", "state_gradient",  "head_gradients",  "partial_sums", "records",
+                                     "segment_maps",   "residuals",    "delta_gradients", "chunk_gradients", "first_carries"};
     static_assert(sizeof(names) / sizeof(names[0]) == static_cast<size_t>(Region::count), "a name for each region");
     return names[static_cast<size_t>(r)];
 }

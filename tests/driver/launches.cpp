@@ -211,6 +211,10 @@ TEST_CASE("tensor-core backward calls") {
     CHECK(p.slots == 8 * 16);
     CHECK(p.heads == 2);
     CHECK(p.partial_sums != nullptr);
+    fqla::Sm90ChainParams chains;
+    std::memcpy(static_cast<void*>(&chains), fake.launches[1].params, sizeof chains);
+    CHECK(chains.first_carries != nullptr);
+    CHECK(p.first_carries == chains.first_carries);
     CHECK(p.never == 0);
     CHECK(p.call.grad.initial.data == call.grads.d_initial.data);
 
@@ -271,6 +275,7 @@ TEST_CASE("a forward that saves, and the backward that reads it") {
     std::memcpy(static_cast<void*>(&gradients), fake.launches[1].params, sizeof gradients);
     CHECK(gradients.states == forward.states);
     CHECK(gradients.updates == forward.updates);
+    CHECK(gradients.first_carries == nullptr);  // the forward may have overwritten the states
 
     const auto refused = [&](int32_t status, std::initializer_list<const char*> parts) {
         fake.calls.clear();
