@@ -82,8 +82,11 @@ __device__ __forceinline__ void forward_scan_role(const BackwardParams& p, const
     }
 
     const RowTokens tokens_here{r.row.begin + begin, end - begin};
-    typename C::Tokens tokens(shared, token_source(form, call.in, call.in.v, tokens_here, at.n, at.head, at.first_column, C::kColumns * kGroups), at.lane);
+    typename C::Tokens tokens(
+        shared, token_source(form, call.in, call.in.v, tokens_here, at.n, at.head, key_head_of(form, at.head), at.first_column, C::kColumns * kGroups),
+        at.lane);
     TokenGates gates(form, call.in, tokens_here, at.n, at.head, at.lane);
+    gates.begin();
     for (int64_t t = 0; t < tokens_here.length; ++t) {
         const int64_t slot = r.slot + (begin + t) / kBackwardChunk;  // of this token's chunk
         const int64_t token = (slot - p.first_slot) * kBackwardChunk + (begin + t) % kBackwardChunk;
@@ -136,9 +139,11 @@ __device__ __forceinline__ void reverse_scan_role(const BackwardParams& p, const
     }
 
     const RowTokens tokens_here{r.row.begin + r.begin, r.end - r.begin};
-    typename C::Tokens tokens(shared, token_source(form, call.in, call.d_out, tokens_here, at.n, at.head, at.first_column, C::kColumns * kGroups), at.lane,
-                              true);
+    typename C::Tokens tokens(
+        shared, token_source(form, call.in, call.d_out, tokens_here, at.n, at.head, key_head_of(form, at.head), at.first_column, C::kColumns * kGroups),
+        at.lane, true);
     TokenGates gates(form, call.in, tokens_here, at.n, at.head, at.lane, true);
+    gates.begin();
     const float scale = static_cast<float>(form.scale);
     for (int64_t back = 0; back < tokens_here.length; ++back) {
         const int64_t t = r.end - 1 - back;  // of the row

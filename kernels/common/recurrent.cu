@@ -89,17 +89,21 @@ __device__ __forceinline__ void recurrent_role(const RecurrentParams& p, typenam
 
     const int64_t n = blockIdx.y + static_cast<int64_t>(gridDim.y) * blockIdx.z;
     if (n >= call.rows.count) return;
-    const int32_t head = blockIdx.x / static_cast<uint32_t>(p.tiles);
+    // The way to the first loads is much of a small decode's time: all tables are asked for at once, and while they are on their way the gates.
+    const RowOffsets offsets = row_offsets(call.rows, n);
+    const SlotEntries entries = slot_entries(call.state, n);
+    const int32_t head = divide(blockIdx.x, p.tiles), tile = blockIdx.x - head * p.tiles.value;
     const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, group = lane / kParts, part = lane % kParts;
-    const int first_column = (blockIdx.x % static_cast<uint32_t>(p.tiles) * (blockDim.x / kWarp) + warp) * (kColumns * kGroups);
+    const int first_column = (tile * (blockDim.x / kWarp) + warp) * (kColumns * kGroups);
     if (first_column >= form.value_dim) return;
 
     // Of this lane after the sums: whether it holds S^T k (lower half) or S^T q (upper), and of which column.
     const bool holds_q = part >= kParts / 2;
     const int my_column = kColumns * group + part % (kParts / 2) / kLanesPerSum;
-    const RowTokens row = row_tokens(call.rows, n);
+    const RowTokens row = row_tokens(call.rows, offsets);
     if (!serves(call.rows, row.length)) return;
-    const RowSlots slots = row_slots(call.state, n);
+    TokenGates gates(form, call.in, row, n, head, lane);
+    const RowSlots slots = row_slots(call.state, n, entries);
     Output<C> output{call.out, element_offset(call.out, n, row, 0, head) + first_column + my_column,
                      holds_q && part % kLanesPerSum == 0 && first_column + my_column < form.value_dim};
     if (slots.skip) {
@@ -112,9 +116,11 @@ __device__ __forceinline__ void recurrent_role(const RecurrentParams& p, typenam
         loading.start(form, call.state.read, slots.read, head, first_column, group, part);
     else
         loading.start_zero();
-    typename C::Tokens tokens(shared, token_source(form, call.in, call.in.v, row, n, head, first_column, kColumns * kGroups), lane);
-    TokenGates gates(form, call.in, row, n, head, lane);
+    const uint32_t share = divide(head, p.heads);
+    const int32_t key_head = form.head_map == FLASHQLA_HEADS_TILED ? head - share * p.heads.value : share;
+    typename C::Tokens tokens(shared, token_source(form, call.in, call.in.v, row, n, head, key_head, first_column, kColumns * kGroups), lane);
     TokenSlots token_slots(call.state, n, lane);
+    gates.begin();
     float s[kColumns][kKeys];
     loading.finish(s);
 

@@ -84,17 +84,19 @@ __device__ __forceinline__ float gate_rate(const Inputs& in, const HeadGate& hea
 __device__ __forceinline__ float gate_bias(const Inputs& in, const HeadGate& head) { return bits_to_f32(head.bias, in.dt_bias.dtype); }
 
 // g_t from what `gate` holds, not yet clamped.
-__device__ __forceinline__ float unclamped_log_gate(const Form& form, const Inputs& in, const HeadGate& head, float x) {
+__device__ __forceinline__ float unclamped_log_gate(const Form& form, float rate, float bias, float x) {
     if (form.gate == FLASHQLA_GATE_LINEAR) return logf(x);
-    if (form.gate == FLASHQLA_GATE_RAW) return -gate_rate(in, head) * softplus(x + gate_bias(in, head));
+    if (form.gate == FLASHQLA_GATE_RAW) return -rate * softplus(x + bias);
     return x;
 }
 
 // g = max(g, GMIN). Written so that NaN stays NaN (fmaxf would drop it).
 __device__ __forceinline__ float clamp_log_gate(float g) { return g < static_cast<float>(kMinLogGate) ? static_cast<float>(kMinLogGate) : g; }
 
+__device__ __forceinline__ float log_gate(const Form& form, float rate, float bias, float x) { return clamp_log_gate(unclamped_log_gate(form, rate, bias, x)); }
 __device__ __forceinline__ float log_gate(const Form& form, const Inputs& in, const HeadGate& head, float x) {
-    return clamp_log_gate(unclamped_log_gate(form, in, head, x));
+    const bool raw = form.gate == FLASHQLA_GATE_RAW;
+    return log_gate(form, raw ? gate_rate(in, head) : 0.f, raw ? gate_bias(in, head) : 0.f, x);
 }
 
 __device__ __forceinline__ float beta_value(const Form& form, float x) {

@@ -24,8 +24,7 @@ __device__ __forceinline__ const void* element_pointer(const View& x, int64_t of
 
 // `values` is v in the forward recurrence and d_out in the reverse one.
 __device__ __forceinline__ TokenSource token_source(const Form& form, const Inputs& in, const View& values, const RowTokens& row, int64_t n, int32_t head,
-                                                    int32_t first_column, int32_t columns) {
-    const int32_t key_head = key_head_of(form, head);
+                                                    int32_t key_head, int32_t first_column, int32_t columns) {
     const int32_t left = form.value_dim - first_column;
     return {element_pointer(in.q, element_offset(in.q, n, row, 0, key_head)),
             element_pointer(in.k, element_offset(in.k, n, row, 0, key_head)),

@@ -1,6 +1,6 @@
 // One parameter struct per kernel family, passed by value (`const __grid_constant__ Params p`). Compiled by g++ and nvcc.
 #pragma once
-#include "params.h"
+#include "rows.h"
 
 namespace fqla {
 
@@ -20,11 +20,13 @@ struct BackwardLayout {
 // gdn_recurrent_*: grid (value_heads * tiles, rows low, rows high); a block has value columns [tile, tile + 1) * V / tiles of one row and head.
 struct RecurrentParams {
     Forward call;
-    int32_t tiles;             // of V
+    Divisor tiles;             // of V
+    Divisor heads;             // value heads of a key head; with tiled heads key heads
     int32_t streaming_stores;  // states leave the L2 first
+    int32_t reserved;
 };
 
-static_assert(sizeof(RecurrentParams) == 560, "layout");
+static_assert(sizeof(RecurrentParams) == 576, "layout");
 
 // Tokens of a chunk of the portable backward. A row's chunks count from its start. They are numbered through all rows without any of the
 // device's offsets being known to the host: chunk c of row n has slot  begin(n) / kBackwardChunk + n + c,  begin(n) the tokens in front of it.

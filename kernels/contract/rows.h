@@ -18,12 +18,32 @@ struct RowTokens {
 
 FQLA_HD int64_t clamp_to(int64_t x, int64_t low, int64_t high) { return x < low ? low : x > high ? high : x; }
 
-FQLA_HD RowTokens row_tokens(const Rows& rows, int64_t n) {
-    if (!rows.offsets) return {0, rows.max_tokens};
-    const int64_t first = rows.offsets_are_64bit ? static_cast<const int64_t*>(rows.offsets)[n] : static_cast<const int32_t*>(rows.offsets)[n];
-    const int64_t last = rows.offsets_are_64bit ? static_cast<const int64_t*>(rows.offsets)[n + 1] : static_cast<const int32_t*>(rows.offsets)[n + 1];
+FQLA_HD int64_t row_offset(const Rows& rows, int64_t i) {
+    return rows.offsets_are_64bit ? static_cast<const int64_t*>(rows.offsets)[i] : static_cast<const int32_t*>(rows.offsets)[i];
+}
+FQLA_HD RowTokens row_between(const Rows& rows, int64_t first, int64_t last) {
     const int64_t begin = clamp_to(first, 0, rows.tokens), end = clamp_to(last, begin, rows.tokens);
     return {begin, end - begin < rows.max_tokens ? end - begin : rows.max_tokens};
+}
+FQLA_HD RowTokens row_tokens(const Rows& rows, int64_t n) {
+    if (!rows.offsets) return {0, rows.max_tokens};
+    return row_between(rows, row_offset(rows, n), row_offset(rows, n + 1));
+}
+// The same in two steps, loads and what they mean, so that a kernel can have the loads of all tables under way at once: as they stand in memory, since
+// a conversion would wait for its load.
+struct RowOffsets {
+    int64_t wide[2];
+    int32_t narrow[2];
+};
+FQLA_HD RowOffsets row_offsets(const Rows& rows, int64_t n) {
+    const auto* wide = rows.offsets_are_64bit ? static_cast<const int64_t*>(rows.offsets) : nullptr;
+    const auto* narrow = rows.offsets_are_64bit ? nullptr : static_cast<const int32_t*>(rows.offsets);
+    return {{wide ? wide[n] : 0, wide ? wide[n + 1] : 0}, {narrow ? narrow[n] : 0, narrow ? narrow[n + 1] : 0}};
+}
+FQLA_HD RowTokens row_tokens(const Rows& rows, const RowOffsets& offsets) {
+    if (!rows.offsets) return {0, rows.max_tokens};
+    if (rows.offsets_are_64bit) return row_between(rows, offsets.wide[0], offsets.wide[1]);
+    return row_between(rows, offsets.narrow[0], offsets.narrow[1]);
 }
 
 // Whether a row of this length is this launch's: what it does not serve it neither reads nor writes.
@@ -44,12 +64,37 @@ struct RowSlots {
 
 FQLA_HD bool in_pool(const Pool& pool, int64_t slot) { return slot >= 0 && slot < pool.slots; }
 
-FQLA_HD RowSlots row_slots(const StateIo& state, int64_t n) {
+// What the tables of slots hold for a row, its number where there is none: looked up when asked, or all at once.
+struct SlotTables {
+    const StateIo& state;
+    int64_t n;
+    FQLA_HD int64_t read() const { return state.read.table ? state.read.table[n] : n; }
+    FQLA_HD int64_t write() const { return state.write.table ? state.write.table[n] : n; }
+    FQLA_HD bool has_accepted() const { return state.accepted && state.accepted[n] != 0; }
+    FQLA_HD int64_t accepted() const { return state.accepted[n]; }
+};
+struct SlotEntries {
+    int32_t read_slot, write_slot, accepted_tokens;
+    FQLA_HD int64_t read() const { return read_slot; }
+    FQLA_HD int64_t write() const { return write_slot; }
+    FQLA_HD bool has_accepted() const { return accepted_tokens != 0; }
+    FQLA_HD int64_t accepted() const { return accepted_tokens; }
+};
+FQLA_HD SlotEntries slot_entries(const StateIo& state, int64_t n) {
+    const int32_t* const read = state.read.data ? state.read.table : nullptr;
+    const int32_t* const write = state.write.data ? state.write.table : nullptr;
+    const int32_t* const accepted = state.read.data ? state.accepted : nullptr;
+    const auto row = static_cast<int32_t>(n);
+    return {read ? read[n] : row, write ? write[n] : row, accepted ? accepted[n] : 0};
+}
+
+template <class Entries>
+FQLA_HD RowSlots row_slots(const StateIo& state, int64_t n, const Entries& entries) {
     RowSlots r{kNoSlot, kNoSlot, false};
     if (state.read.data) {
-        int64_t slot = state.read.table ? state.read.table[n] : n;
-        if (state.accepted && state.accepted[n] != 0) {
-            const int64_t a = state.accepted[n];
+        int64_t slot = entries.read();
+        if (entries.has_accepted()) {
+            const int64_t a = entries.accepted();
             slot = a < 0 || a > state.token_width ? FLASHQLA_SLOT_PAD : state.token_slots[n * state.token_width + a - 1];
         }
         if (in_pool(state.read, slot))
@@ -58,7 +103,7 @@ FQLA_HD RowSlots row_slots(const StateIo& state, int64_t n) {
             r.skip = true;
     }
     if (state.write.data) {
-        const int64_t slot = state.write.table ? state.write.table[n] : n;
+        const int64_t slot = entries.write();
         if (in_pool(state.write, slot))
             r.write = state.store_final ? slot : kNoSlot;
         else if (slot != FLASHQLA_SLOT_NONE)
@@ -66,6 +111,7 @@ FQLA_HD RowSlots row_slots(const StateIo& state, int64_t n) {
     }
     return r;
 }
+FQLA_HD RowSlots row_slots(const StateIo& state, int64_t n) { return row_slots(state, n, SlotTables{state, n}); }
 
 // Write-pool slot for the state after the row's first `count` tokens, from the checkpoint table; kNoSlot where none is wanted.
 FQLA_HD int64_t checkpoint_slot(const StateIo& state, int64_t n, int64_t count) {
@@ -81,6 +127,20 @@ FQLA_HD int64_t token_slot(const StateIo& state, int64_t n, int64_t t) {
     if (t >= state.token_width) return kNoSlot;
     const int64_t slot = state.token_slots[n * state.token_width + t];
     return in_pool(state.write, slot) ? slot : kNoSlot;
+}
+
+// Division by a number that the host knows: one multiplication on the way to a kernel's first load, where a division is twenty instructions.
+struct Divisor {
+    uint32_t value, reciprocal;  // the whole number above 2^32 / value; 0 where that does not serve
+};
+// Of numbers below `end`.
+constexpr Divisor divisor_of(int64_t value, int64_t end) {
+    const bool exact = value > 1 && end * value <= int64_t{1} << 32;
+    return {static_cast<uint32_t>(value), exact ? static_cast<uint32_t>((int64_t{1} << 32) / value + 1) : 0};
+}
+FQLA_HD uint32_t divide(uint32_t x, const Divisor& by) {
+    if (by.reciprocal) return static_cast<uint32_t>(uint64_t{x} * by.reciprocal >> 32);
+    return by.value == 1 ? x : x / by.value;
 }
 
 // In 32 unsigned bits: a 64-bit division is about a hundred instructions before a kernel's first load.

@@ -2,6 +2,18 @@
 #pragma once
 #include <stdint.h>
 
+namespace fqla {
+
+// `x`, which ptxas then takes for each lane's own: what it knows to be the warp's it moves to uniform registers, loads as soon as they are issued, and
+// waits for them.
+__device__ __forceinline__ int32_t of_lane(int32_t x) {
+    uint32_t lane;
+    asm("mov.u32 %0, %%laneid;" : "=r"(lane));
+    return x + static_cast<int32_t>(lane >> 5);
+}
+
+}  // namespace fqla
+
 namespace fqla::sm90 {
 
 // threadIdx.x, read anew: what is worked out of it before a loop and used behind it, ptxas may spill.
@@ -11,15 +23,15 @@ __device__ __forceinline__ int fresh_thread() {
     return r;
 }
 
+// Hides from the compiler what it knows of `x`.
+__device__ __forceinline__ void opaque(int& x) { asm volatile("" : "+r"(x)); }
+
 // A zero that ptxas cannot share with another of them, for it spills what the roles of a kernel share.
 __device__ __forceinline__ uint32_t fresh_zero() {
     uint32_t r;
     asm volatile("mov.b32 %0, 0;" : "=r"(r));
     return r;
 }
-
-// Hides from the compiler what it knows of `x`.
-__device__ __forceinline__ void opaque(int& x) { asm volatile("" : "+r"(x)); }
 
 // Keeps a register array where it is across an asynchronous product.
 template <int N>

@@ -26,8 +26,10 @@ Forward call_of(const Step& step, const Plan& plan, Forward call) {
 }
 
 RecurrentParams recurrent_params(const Step& step, const Forward& call) {
-    const int32_t tiles = static_cast<int32_t>(step.grid[0] / static_cast<uint32_t>(call.form.value_heads));
-    return {call, tiles, !large_states(call.form, call.rows.count)};
+    const Form& form = call.form;
+    const int32_t tiles = static_cast<int32_t>(step.grid[0] / static_cast<uint32_t>(form.value_heads));
+    const int32_t heads = form.head_map == FLASHQLA_HEADS_TILED ? form.key_heads : form.value_heads / form.key_heads;
+    return {call, divisor_of(tiles, step.grid[0]), divisor_of(heads, form.value_heads), !large_states(form, call.rows.count), 0};
 }
 
 BackwardParams backward_params(const Step& step, int32_t segment, const Plan& plan, const Backward& call, const Memory& memory) {

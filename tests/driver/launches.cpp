@@ -70,7 +70,7 @@ TEST_CASE("parameters arrive as they were given") {
     CHECK(launch.kernel == "gdn_recurrent_bf16_f32vk");
     CHECK(launch.stream == call.stream);
     CHECK(launch.grid[1] == 8);
-    CHECK(launch.grid[0] == 32U * static_cast<unsigned>(p.tiles));
+    CHECK(launch.grid[0] == 32U * p.tiles.value);
     CHECK(p.call.form.key_heads == 16);
     CHECK(p.call.form.value_heads == 32);
     CHECK(p.call.form.head_map == FLASHQLA_HEADS_TILED);

@@ -191,6 +191,7 @@ TEST_CASE("gpu: a backward that reads what its forward has saved") {
             CHECK_MESSAGE(kept, "guard bands of what was saved");
             CHECK_MESSAGE(std::equal(before.begin(), before.end(), after), "what was saved has changed");
             calls++, equal += call.bytes() == alone.bytes();
+            if (session().quick) return;
         }
     };
     for (const int32_t engine : {FLASHQLA_ENGINE_AUTO, FLASHQLA_ENGINE_CHUNKED}) {

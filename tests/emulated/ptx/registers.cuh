@@ -2,11 +2,17 @@
 #pragma once
 #include "cuda_words.h"
 
+namespace fqla {
+
+inline int32_t of_lane(int32_t x) { return x; }
+
+}  // namespace fqla
+
 namespace fqla::sm90 {
 
 inline int fresh_thread() { return static_cast<int>(threadIdx.x); }
-inline uint32_t fresh_zero() { return 0; }
 inline void opaque(int&) {}
+inline uint32_t fresh_zero() { return 0; }
 template <class T, int N>
 void pin(T (&)[N]) {}
 template <int N>

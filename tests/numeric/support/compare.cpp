@@ -58,6 +58,8 @@ Norm norm_of(const Grid& want) {
     return n;
 }
 
+bool is_sum(const Grid& want) { return !std::strcmp(want.name, "dA_log") || !std::strcmp(want.name, "ddt_bias"); }
+
 double rounding_bound(const Grid& want) {
     const Rounding r = rounding_of(want.dtype);
     const Norm n = norm_of(want);
@@ -67,7 +69,7 @@ double rounding_bound(const Grid& want) {
 
 // Of the computation itself.
 double arithmetic_bound(const Case& c, const Grid& want, Arithmetic arithmetic) {
-    const bool sums = !std::strcmp(want.name, "dA_log") || !std::strcmp(want.name, "ddt_bias");
+    const bool sums = is_sum(want);
     const bool gradient = want.name[0] == 'd';
     // Keys alike, or beta |k|^2 near 2, make each token's update undo most of the last one's: differences of large numbers.
     const bool hard = c.keys != Keys::random || c.beta_scale > 1;
@@ -92,6 +94,13 @@ double cancellation_bound(const Case& c, const Grid& want, Arithmetic arithmetic
     for (const double x : want.value) squares += x * x;
     const double unit = arithmetic == Arithmetic::f64 ? 1e-14 : 5e-6;
     return squares > 0 ? unit * want.natural * std::sqrt(static_cast<double>(want.value.size()) / squares) : 0;
+}
+
+// Sums over a head's tokens of what is about d_gate: where they cancel, to a part of one token's even, each token's error is still there.
+double sum_bound(const Case& c, const Outcome& want, const Grid& sum, Arithmetic arithmetic) {
+    const Grid* const terms = is_sum(sum) ? want.find("d_gate") : nullptr;
+    const double size = norm_of(sum).squares;
+    return terms && size > 0 ? arithmetic_bound(c, *terms, arithmetic) * std::sqrt(norm_of(*terms).squares / size) : 0;
 }
 
 }  // namespace
@@ -136,7 +145,7 @@ std::string report(const Sample& sample, const Outcome& got, const Outcome& want
         bool looked_at = only.empty();
         for (const char* name : only) looked_at = looked_at || !std::strcmp(name, y.name);
         if (!looked_at) continue;
-        const Difference d = compare(x, y, bound_of(sample.c, y, arithmetic));
+        const Difference d = compare(x, y, bound_of(sample.c, y, arithmetic) + sum_bound(sample.c, want, y, arithmetic));
         remember(sample.c, y, arithmetic, d);
         if (d.good()) continue;
         char line[400];
