@@ -153,9 +153,9 @@ enum {
     FLASHQLA_SLOT_NONE = -2 /* read: the row starts from zero. write: its final state is not stored */
 };
 
-/* Ways to compute. AUTO picks by host-known bounds alone, and where most rows must be short beside a few long ones (prefill beside decode)
- * takes the recurrent kernel for rows of up to 16 tokens and one of the others for the rest; the others are for tests and for bit parity between calls, and are refused
- * (UNSUPPORTED, with the reason) where they cannot serve the call. */
+/* Ways to compute. AUTO picks by host-known bounds alone; where most rows must be short beside a few long ones (prefill beside decode) it
+ * takes the recurrent kernel for rows of up to 16 tokens, and chunk kernels for longer ones. Engines other than AUTO are for tests and for
+ * bit parity between calls, and are refused (UNSUPPORTED, with the reason) where they cannot serve the call. */
 enum {
     FLASHQLA_ENGINE_AUTO = 0,
     FLASHQLA_ENGINE_RECURRENT = 1,       /* token by token, state in registers (CPU: in L1). Every device, K and V from 1 to 256 */

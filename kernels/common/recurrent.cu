@@ -116,9 +116,8 @@ __device__ __forceinline__ void recurrent_role(const RecurrentParams& p, typenam
         loading.start(form, call.state.read, slots.read, head, first_column, group, part);
     else
         loading.start_zero();
-    const uint32_t share = divide(head, p.heads);
-    const int32_t key_head = form.head_map == FLASHQLA_HEADS_TILED ? head - share * p.heads.value : share;
-    typename C::Tokens tokens(shared, token_source(form, call.in, call.in.v, row, n, head, key_head, first_column, kColumns * kGroups), lane);
+    typename C::Tokens tokens(shared, token_source(form, call.in, call.in.v, row, n, head, key_head_of(form, head, p.heads), first_column, kColumns * kGroups),
+                              lane);
     TokenSlots token_slots(call.state, n, lane);
     gates.begin();
     float s[kColumns][kKeys];

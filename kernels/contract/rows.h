@@ -1,13 +1,8 @@
 // Which tokens and which slots a row has: the one reading of offsets, slot tables and accepted counts, for the CPU and every kernel.
 // Contents come from the caller's device memory, so all are bounded here and nowhere else.
 #pragma once
+#include "divisor.h"
 #include "params.h"
-
-#ifdef __CUDACC__
-#define FQLA_HD __host__ __device__ __forceinline__
-#else
-#define FQLA_HD inline
-#endif
 
 namespace fqla {
 
@@ -129,25 +124,16 @@ FQLA_HD int64_t token_slot(const StateIo& state, int64_t n, int64_t t) {
     return in_pool(state.write, slot) ? slot : kNoSlot;
 }
 
-// Division by a number that the host knows: one multiplication on the way to a kernel's first load, where a division is twenty instructions.
-struct Divisor {
-    uint32_t value, reciprocal;  // the whole number above 2^32 / value; 0 where that does not serve
-};
-// Of numbers below `end`.
-constexpr Divisor divisor_of(int64_t value, int64_t end) {
-    const bool exact = value > 1 && end * value <= int64_t{1} << 32;
-    return {static_cast<uint32_t>(value), exact ? static_cast<uint32_t>((int64_t{1} << 32) / value + 1) : 0};
-}
-FQLA_HD uint32_t divide(uint32_t x, const Divisor& by) {
-    if (by.reciprocal) return static_cast<uint32_t>(uint64_t{x} * by.reciprocal >> 32);
-    return by.value == 1 ? x : x / by.value;
-}
-
-// In 32 unsigned bits: a 64-bit division is about a hundred instructions before a kernel's first load.
+// In 32 unsigned bits: a 64-bit division is about a hundred instructions.
 FQLA_HD int32_t key_head_of(const Form& form, int32_t value_head) {
     const uint32_t h = static_cast<uint32_t>(value_head), key_heads = static_cast<uint32_t>(form.key_heads),
                    value_heads = static_cast<uint32_t>(form.value_heads);
     return static_cast<int32_t>(form.head_map == FLASHQLA_HEADS_TILED ? h % key_heads : h / (value_heads / key_heads));
+}
+// The same where the host has worked out `heads`: the value heads of a key head, with tiled heads the key heads.
+FQLA_HD int32_t key_head_of(const Form& form, int32_t value_head, const Divisor& heads) {
+    const uint32_t share = divide(static_cast<uint32_t>(value_head), heads);
+    return static_cast<int32_t>(form.head_map == FLASHQLA_HEADS_TILED ? static_cast<uint32_t>(value_head) - share * heads.value : share);
 }
 
 }  // namespace fqla

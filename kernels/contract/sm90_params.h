@@ -27,7 +27,8 @@ struct Sm90SolveParams {
     int32_t head_map;
 };
 
-// gdn_forward_<dtype>_v<64|128>, gdn_forward_<dtype>_saving (64 rows of V), gdn_summary_<dtype>: one block per (row, segment, value head, part).
+// gdn_forward_<dtype>_v<64|128>, gdn_forward_<dtype>_saving (64 rows of V), gdn_summary_<dtype>: one block per (row, segment, value head, part);
+// gdn_forward_<dtype>_v<64|128>_mixed: any number of them.
 struct Sm90ForwardParams {
     TensorMap q, k, v, o;
     Rows rows;

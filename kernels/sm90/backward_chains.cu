@@ -406,12 +406,11 @@ __device__ __forceinline__ void gradient_chain(const Sm90ChainParams& params, co
         };
         if (exact) {  // D^T += what that rounding left, times Q
             uint32_t rest[16];
-            pin(D), mma_begin();
 #pragma unroll
-            for (int s = 0; s < 4; ++s) {
-                subtract_rounded<T>(rest + 4 * s, d + 4 * s, g[2 * s], g[2 * s + 1], qd + 4 * s);
-                mma_n128_columns(T{}, D, rest + 4 * s, tile_descriptor(at + L::kQ + s * 2048, kTileBytes));
-            }
+            for (int s = 0; s < 4; ++s) subtract_rounded<T>(rest + 4 * s, d + 4 * s, g[2 * s], g[2 * s + 1], qd + 4 * s);
+            pin(D), pin(rest), mma_begin();
+#pragma unroll
+            for (int s = 0; s < 4; ++s) mma_n128_columns(T{}, D, rest + 4 * s, tile_descriptor(at + L::kQ + s * 2048, kTileBytes));
             mma_commit();
             load_write_k();
             mma_wait<1>();

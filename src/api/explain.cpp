@@ -1,5 +1,6 @@
 #include "explain.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "cost.h"
@@ -97,7 +98,7 @@ bool kernels_of(const Problem* problem, int32_t op, const Caps& caps, bool (&wan
         for (int i = 0; i < plan.step_count; i++) wanted[static_cast<int>(plan.steps[i].kernel)] = true;
     };
     // Engines and symbols change with the bounds, alignment and state options: powers of two and every option between them meet all kernels.
-    constexpr int64_t kMostRows = 1 << 20, kMostTokens = 1 << 27, kBeside = 64;
+    constexpr int64_t kMostRows = 1 << 20, kMostTokens = 1 << 27;
     for (int64_t rows = 1; rows <= kMostRows; rows *= 2)
         for (int64_t each = 1; rows * each <= kMostTokens; each *= 2)
             for (int bits = 0; bits < 32; bits++) {
@@ -107,7 +108,8 @@ bool kernels_of(const Problem* problem, int32_t op, const Caps& caps, bool (&wan
                 request.saved = saves;
                 want(request);
                 if (!offsets || !aligned || more_states || saves) continue;
-                request.bounds = {rows * (1 + kBeside), rows * (each + kBeside), each, true};  // beside rows of one token (row_split.h)
+                const int64_t beside = std::max<int64_t>(64, each / 64);  // rows of one token (row_split.h)
+                request.bounds = {rows * (1 + beside), rows * (each + beside), each, true};
                 want(request);
             }
     return supported;

@@ -135,19 +135,19 @@ double recurrent_cost(const Request& r, const Caps& caps) {
     return kRecurrentStart + s.state_time + static_cast<double>(r.bounds.max_tokens) * token;
 }
 
-// A block or cluster that has one of the longest rows has its turn of the others too, `alone`: of these each takes a chunk's time at least.
+// A block or cluster that has one of the longest rows has its turn of the others too: of these each takes a chunk's time at least.
 double fused_cost(const Request& r, const Caps& caps) {
     const Shape s = shape_of(r, caps);
     const double units_chunks = s.all_chunks * r.problem.form.value_heads / s.units;
     if (fused_is_wide(r, caps)) {
         const double passes = ceil_div(s.units, std::max(1, caps.multiprocessors)), longest = s.chunks * kHeadChunk + kHeadUnit;
-        const double alone = longest + (passes - 1) * (kHeadChunk + kHeadUnit);
-        return kHeadStart + std::max(alone, passes * (units_chunks * kHeadChunk + kHeadUnit)) + kFusedStates * s.state_time;
+        const double with_longest = longest + (passes - 1) * (kHeadChunk + kHeadUnit);
+        return kHeadStart + std::max(with_longest, passes * (units_chunks * kHeadChunk + kHeadUnit)) + kFusedStates * s.state_time;
     }
     const double clusters = std::max(1, caps.multiprocessors / 2), passes = ceil_div(s.units, clusters);
     const double chunk = kFusedChunk + kFusedCrowd * std::min(1.0, s.units / clusters);
-    const double alone = s.chunks * chunk + (passes - 1) * (chunk + kFusedUnit), in_turn = passes > 1 ? passes * (units_chunks * chunk + kFusedUnit) : 0;
-    return kFusedStart + std::max(alone, in_turn) + kFusedStates * s.state_time;
+    const double with_longest = s.chunks * chunk + (passes - 1) * (chunk + kFusedUnit), in_turn = passes > 1 ? passes * (units_chunks * chunk + kFusedUnit) : 0;
+    return kFusedStart + std::max(with_longest, in_turn) + kFusedStates * s.state_time;
 }
 
 double chunked_cost(const Request& r, const Caps& caps) {

@@ -25,7 +25,7 @@
 #define __launch_bounds__(...)
 #define __cluster_dims__(x, y, z) __attribute__((section("fqla_cluster_" #x)))  // which kernels.cpp tells it by
 #define __grid_constant__
-// Of a block, which one host thread runs to its end; clusters use dynamic shared memory alone.
+// Of a block, which one host thread runs to its end, with what the block before it left; clusters use dynamic shared memory alone.
 #define __shared__ static thread_local
 
 #define threadIdx (emulated::me().thread)
@@ -94,7 +94,8 @@ inline unsigned __float_as_uint(float x) {
     memcpy(&bits, &x, 4);
     return bits;
 }
-inline float rsqrtf(float x) { return 1 / std::sqrt(x); }
+inline float reciprocal_root(float x) { return 1 / std::sqrt(x); }
+#define rsqrtf reciprocal_root  // newer libraries have one of that name
 template <class T>
 void __stcs(T* to, T x) {
     *to = x;

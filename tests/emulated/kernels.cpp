@@ -36,8 +36,14 @@ std::function<void()> bind(const void* parameters) {
 }
 
 // Kernels lie in a section by the size of their cluster: see cuda_words.h.
-extern "C" const char __start_fqla_cluster_2[], __stop_fqla_cluster_2[];
-int cluster_of(const void* kernel) { return kernel >= __start_fqla_cluster_2 && kernel < __stop_fqla_cluster_2 ? 2 : 1; }
+#define FQLA_CLUSTER(x) extern "C" __attribute__((weak)) const char __start_fqla_cluster_##x[], __stop_fqla_cluster_##x[]
+FQLA_CLUSTER(2);
+FQLA_CLUSTER(4);
+#undef FQLA_CLUSTER
+int cluster_of(const void* kernel) {
+    if (kernel >= __start_fqla_cluster_2 && kernel < __stop_fqla_cluster_2) return 2;
+    return kernel >= __start_fqla_cluster_4 && kernel < __stop_fqla_cluster_4 ? 4 : 1;
+}
 
 #define FQLA_KERNEL(symbol, source, room) {#symbol, sizeof(source##_Params), cluster_of(reinterpret_cast<const void*>(symbol)), bind<source##_Params, symbol>},
 const Kernel g_kernels[] = {

@@ -19,6 +19,7 @@ Dim g_grid, g_block;
 namespace {
 
 constexpr uint32_t kAlignment = 1024;
+constexpr uint64_t kUntouched = 0x5AFE57AC5AFE57ACull;
 constexpr long kStallOdds = 2000, kLongestStall = 500;  // a warp now and then lags behind the others by so many turns
 
 bool round_is_over(const void* rounds, uint64_t before) { return *static_cast<const uint64_t*>(rounds) != before; }
@@ -83,8 +84,8 @@ void Multiprocessor::switch_to(Thread& t) {
         t.started = true;
         ucontext_t context;
         getcontext(&context);
-        context.uc_stack.ss_sp = t.stack.get() + sizeof(Thread*);
-        context.uc_stack.ss_size = kStackBytes - sizeof(Thread*);
+        context.uc_stack.ss_sp = t.stack.get() + sizeof(StackBottom);
+        context.uc_stack.ss_size = kStackBytes - sizeof(StackBottom);
         context.uc_link = nullptr;
         makecontext(&context, &Multiprocessor::start, 0);
         setcontext(&context);
@@ -126,7 +127,7 @@ void Multiprocessor::run_errands(bool all) {
 void Multiprocessor::run(const Launch& launch, Dim first_block) {
     launch_ = &launch;
     first_block_ = first_block;
-    dice_.seed(static_cast<unsigned>(launch.seed + first_block.x + 977 * first_block.y + 104729 * first_block.z) | 1);
+    dice_.seed(static_cast<unsigned>(launch.seed + first_block.x + 977 * first_block.y + 104729 * first_block.z) * 2 + 1);
     dice_.discard(8);
     early_ = often();
     const size_t count = static_cast<size_t>(launch.threads) * static_cast<size_t>(launch.cluster);
@@ -145,8 +146,9 @@ void Multiprocessor::run(const Launch& launch, Dim first_block) {
             t.done = t.started = false;
             t.wait = {};
             if (!t.stack) t.stack = {static_cast<char*>(std::aligned_alloc(kStackBytes, kStackBytes)), std::free};  // touched as far as it is used
-            Thread* const self = &t;
-            memcpy(t.stack.get(), &self, sizeof self);
+            if (!t.stack) fail("no memory for a thread's stack");
+            const StackBottom bottom{&t, kUntouched};
+            memcpy(t.stack.get(), &bottom, sizeof bottom);
             t.machine = this;
             t.products.clear(), t.product_groups.clear(), t.stores.clear(), t.copies.clear();
             t.store_groups = t.copy_groups = 0;
@@ -179,8 +181,12 @@ void Multiprocessor::run(const Launch& launch, Dim first_block) {
         }
     }
     run_errands(true);
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++) {
+        StackBottom bottom;
+        memcpy(&bottom, threads_[i].stack.get(), sizeof bottom);
+        if (bottom.canary != kUntouched) running_ = &threads_[i], fail("the stack of %zu bytes was too small", static_cast<size_t>(kStackBytes));
         if (!threads_[i].stores.empty()) running_ = &threads_[i], fail("the block has ended while the copy engine's stores may still read its shared memory");
+    }
 }
 
 void Multiprocessor::report_deadlock() {
@@ -217,6 +223,8 @@ const uint64_t* Multiprocessor::meet_warp(uint64_t brought) {
 void Multiprocessor::arrive_named(int id, int threads) {
     if (id < 0 || id >= kNamedBarriers || threads % kWarp) fail("named barrier %d of %d threads", id, threads);
     NamedBarrier& b = block().named[id];
+    if (b.arrived && b.expected != threads) fail("named barrier %d of %d threads, and of %d", id, b.expected, threads);
+    b.expected = threads;
     if (++b.arrived == threads) b.arrived = 0, b.rounds++;
 }
 

@@ -1,8 +1,9 @@
 // A multiprocessor of Hopper on the CPU: the threads of one block, or of one cluster, take turns on one host thread, each on a stack of its
-// own, and change over only where they wait. What a GPU does behind a thread's back - bulk copies, products of a warpgroup - is done late or early
-// by the dice, so that a wait that is missing shows as a wrong result, and the order of warps is drawn too. Shared memory starts as NaN.
+// own, and change over only where they wait. What a GPU does behind a thread's back (bulk copies, products of a warpgroup) is done late or early
+// by the dice, so that a wait that is missing shows as a wrong result, and the order of warps is drawn too. Dynamic shared memory starts as NaN.
 //
-// It shows whether results, barriers and addresses are right. It knows nothing of time, of registers, of proxies and of memory ordering.
+// It shows whether results, barriers and addresses are right. It knows nothing of time, of registers (those of operands in flight too), of order among
+// lanes, of proxies and of memory ordering.
 #pragma once
 #include <csetjmp>
 #include <cstdint>
@@ -62,12 +63,18 @@ struct Thread {
     int store_groups, copy_groups;
 };
 
+// At the low end of a thread's stack.
+struct StackBottom {
+    Thread* thread;
+    uint64_t canary;
+};
+
 extern Dim g_grid, g_block;  // of the launch under way; one at a time
 
 constexpr uintptr_t kStackBytes = 128 << 10;
 
 // The running thread: its address lies at the bottom of its stack, which is aligned to its size.
-inline Thread& me() { return **reinterpret_cast<Thread**>(reinterpret_cast<uintptr_t>(__builtin_frame_address(0)) & ~(kStackBytes - 1)); }
+inline Thread& me() { return *reinterpret_cast<StackBottom*>(reinterpret_cast<uintptr_t>(__builtin_frame_address(0)) & ~(kStackBytes - 1))->thread; }
 inline Multiprocessor& machine() { return *me().machine; }
 
 // Where n threads meet: what each brought is there for all of them.
@@ -78,7 +85,7 @@ struct Meeting {
 };
 
 struct NamedBarrier {
-    int arrived = 0;
+    int arrived = 0, expected = 0;
     uint64_t rounds = 0;
 };
 

@@ -13,8 +13,8 @@ inline void prefetch_map(const TensorMap&) {}
 // Into this block's memory at `to`, and its barrier.
 inline void bring_box(uint32_t to, const TensorMap& map, int dim, int head, int token, int row, uint32_t bar) {
     if (to % 128) emulated::machine().fail("a box at %u of shared memory", to & emulated::kOffsetMask);
-    emulated::machine().later([=, &map](emulated::Multiprocessor& m) {
-        emulated::load_box(map.opaque, m.at(to, kBoxBytes), to, dim, head, token, row);
+    emulated::machine().later([=, box = map](emulated::Multiprocessor& m) {  // the map may lie on the stack of a thread that ends before
+        emulated::load_box(box.opaque, m.at(to, kBoxBytes), to, dim, head, token, row);
         change_barrier(m, bar, 0, -static_cast<int>(kBoxBytes));
     });
 }
@@ -30,7 +30,7 @@ void store_at_some_time(const Store& store) {
     emulated::me().stores.push_back({emulated::machine().early() ? std::function<void()>([] {}) : std::function<void()>(store), -1});
 }
 inline void store_box(const TensorMap& map, uint32_t from, int dim, int head, int token, int row) {
-    store_at_some_time([=, &map] { emulated::store_box(map.opaque, emulated::machine().at(from, kBoxBytes), from, dim, head, token, row); });
+    store_at_some_time([=, box = map] { emulated::store_box(box.opaque, emulated::machine().at(from, kBoxBytes), from, dim, head, token, row); });
 }
 inline void store_bytes(void* to, uint32_t from, uint32_t bytes) {
     store_at_some_time([=] { memcpy(to, emulated::machine().at(from, bytes), bytes); });

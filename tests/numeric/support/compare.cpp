@@ -96,7 +96,8 @@ double cancellation_bound(const Case& c, const Grid& want, Arithmetic arithmetic
     return squares > 0 ? unit * want.natural * std::sqrt(static_cast<double>(want.value.size()) / squares) : 0;
 }
 
-// Sums over a head's tokens of what is about d_gate: where they cancel, to a part of one token's even, each token's error is still there.
+// Sums over a head's tokens, of terms about as large as d_gate's: where they cancel, each token's error is still there. So the error itself is bounded by
+// what the terms' errors may add, whatever is left of the sum.
 double sum_bound(const Case& c, const Outcome& want, const Grid& sum, Arithmetic arithmetic) {
     const Grid* const terms = is_sum(sum) ? want.find("d_gate") : nullptr;
     const double size = norm_of(sum).squares;
