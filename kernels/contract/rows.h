@@ -25,7 +25,7 @@ FQLA_HD RowTokens row_tokens(const Rows& rows, int64_t n) {
     return row_between(rows, row_offset(rows, n), row_offset(rows, n + 1));
 }
 // The same in two steps, loads and what they mean, so that a kernel can have the loads of all tables under way at once: as they stand in memory, since
-// a conversion would wait for its load.
+// a conversion would wait for its load. Not for kernels that have no registers to spare: fused_wide.cu spilled with row_tokens made of these.
 struct RowOffsets {
     int64_t wide[2];
     int32_t narrow[2];

@@ -22,7 +22,7 @@ namespace fqla::sm90 {
 namespace {
 
 // Mixed: of rows that the recurrent kernel leaves, so few that most blocks of one unit each would have none: as many as the card takes go through the units.
-template <class T, class L, bool Mixed = false>
+template <class T, class L, bool Mixed>
 __device__ __forceinline__ void recur(const Sm90ForwardParams& p) {
     constexpr int Math = L::kMath;
     constexpr bool Output = L::kOutput;
@@ -67,33 +67,23 @@ __device__ __forceinline__ void recur(const Sm90ForwardParams& p) {
 }  // namespace
 }  // namespace fqla::sm90
 
-#define FQLA_FORWARD(name, T, cluster, ...)                                                             \
+#define FQLA_FORWARD(name, T, mixed, cluster, ...)                                                      \
     extern "C" __global__ void cluster __launch_bounds__(fqla::ForwardLayout<__VA_ARGS__>::kThreads, 1) \
         name(const __grid_constant__ fqla::Sm90ForwardParams p) {                                       \
-        fqla::sm90::recur<fqla::sm90::T, fqla::ForwardLayout<__VA_ARGS__>>(p);                          \
+        fqla::sm90::recur<fqla::sm90::T, fqla::ForwardLayout<__VA_ARGS__>, mixed>(p);                   \
     }
-FQLA_FORWARD(gdn_forward_bf16_v64, Bf16, __cluster_dims__(2, 1, 1), 1, true)
-FQLA_FORWARD(gdn_forward_bf16_v128, Bf16, , 2, true)
-FQLA_FORWARD(gdn_forward_bf16_saving, Bf16, __cluster_dims__(2, 1, 1), 1, true, true)
-FQLA_FORWARD(gdn_forward_f16_v64, F16, __cluster_dims__(2, 1, 1), 1, true)
-FQLA_FORWARD(gdn_forward_f16_v128, F16, , 2, true)
-FQLA_FORWARD(gdn_forward_f16_saving, F16, __cluster_dims__(2, 1, 1), 1, true, true)
-#define FQLA_FORWARD_MIXED(name, T, cluster, Math)                                                     \
-    extern "C" __global__ void cluster __launch_bounds__(fqla::ForwardLayout<Math, true>::kThreads, 1) \
-        name(const __grid_constant__ fqla::Sm90ForwardParams p) {                                      \
-        fqla::sm90::recur<fqla::sm90::T, fqla::ForwardLayout<Math, true>, true>(p);                    \
-    }
-FQLA_FORWARD_MIXED(gdn_forward_bf16_v64_mixed, Bf16, __cluster_dims__(2, 1, 1), 1)
-FQLA_FORWARD_MIXED(gdn_forward_bf16_v128_mixed, Bf16, , 2)
-FQLA_FORWARD_MIXED(gdn_forward_f16_v64_mixed, F16, __cluster_dims__(2, 1, 1), 1)
-FQLA_FORWARD_MIXED(gdn_forward_f16_v128_mixed, F16, , 2)
+FQLA_FORWARD(gdn_forward_bf16_v64, Bf16, false, __cluster_dims__(2, 1, 1), 1, true)
+FQLA_FORWARD(gdn_forward_bf16_v128, Bf16, false, , 2, true)
+FQLA_FORWARD(gdn_forward_bf16_saving, Bf16, false, __cluster_dims__(2, 1, 1), 1, true, true)
+FQLA_FORWARD(gdn_forward_f16_v64, F16, false, __cluster_dims__(2, 1, 1), 1, true)
+FQLA_FORWARD(gdn_forward_f16_v128, F16, false, , 2, true)
+FQLA_FORWARD(gdn_forward_f16_saving, F16, false, __cluster_dims__(2, 1, 1), 1, true, true)
+FQLA_FORWARD(gdn_forward_bf16_v64_mixed, Bf16, true, __cluster_dims__(2, 1, 1), 1, true)
+FQLA_FORWARD(gdn_forward_bf16_v128_mixed, Bf16, true, , 2, true)
+FQLA_FORWARD(gdn_forward_f16_v64_mixed, F16, true, __cluster_dims__(2, 1, 1), 1, true)
+FQLA_FORWARD(gdn_forward_f16_v128_mixed, F16, true, , 2, true)
 
 // Summaries of all segments but a row's last: where the state of a segment ends if it starts from zero (the first: from the row's state), and its
 // transition. A block does 64 rows of V beside 64 columns of the transition: the same work, the latter with V = 0 from the identity.
-#define FQLA_SUMMARY(name, T)                                                                                          \
-    extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(fqla::ForwardLayout<2, false>::kThreads, 1) \
-        name(const __grid_constant__ fqla::Sm90ForwardParams p) {                                                      \
-        fqla::sm90::recur<fqla::sm90::T, fqla::ForwardLayout<2, false>>(p);                                            \
-    }
-FQLA_SUMMARY(gdn_summary_bf16, Bf16)
-FQLA_SUMMARY(gdn_summary_f16, F16)
+FQLA_FORWARD(gdn_summary_bf16, Bf16, false, __cluster_dims__(2, 1, 1), 2, false)
+FQLA_FORWARD(gdn_summary_f16, F16, false, __cluster_dims__(2, 1, 1), 2, false)

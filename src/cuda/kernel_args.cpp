@@ -20,8 +20,11 @@ bool from_source(const Step& step, const char* source) { return std::strcmp(kKer
 
 // The call as a step has it: with the rows that are its own.
 Forward call_of(const Step& step, const Plan& plan, Forward call) {
-    if (plan.short_tokens && from_source(step, "recurrent")) call.rows.most = plan.short_tokens;
-    if (plan.short_tokens && !from_source(step, "recurrent")) call.rows.least = plan.short_tokens + 1;
+    if (!plan.short_tokens) return call;
+    if (from_source(step, "recurrent"))
+        call.rows.most = plan.short_tokens;
+    else
+        call.rows.least = plan.short_tokens + 1;
     return call;
 }
 

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "multiprocessor.h"
+#include "numbers.h"
 
 #undef __device__
 #undef __host__
@@ -84,11 +85,7 @@ inline bool __any_sync(unsigned mask, bool x) { return __ballot_sync(mask, x) !=
 inline int __clz(unsigned x) { return x ? __builtin_clz(x) : 32; }
 inline int __popc(uint32_t x) { return __builtin_popcount(x); }
 inline int __ffs(unsigned x) { return __builtin_ffs(static_cast<int>(x)); }
-inline float __uint_as_float(unsigned bits) {
-    float x;
-    memcpy(&x, &bits, 4);
-    return x;
-}
+inline float __uint_as_float(unsigned bits) { return emulated::bits_to_float(bits); }
 inline unsigned __float_as_uint(float x) {
     unsigned bits;
     memcpy(&bits, &x, 4);

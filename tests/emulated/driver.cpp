@@ -1,16 +1,14 @@
 // libcuda.so.1 of a machine with one emulated H100: device memory is host memory, streams are done when a call returns, captured streams note what
 // they would have done. What flashqla and bindings/c/examples/device.h ask of a driver, and no more.
 #include <cuda.h>
-// The older names and parameters, which device.h and the tests ask for.
+// The older name, which device.h asks for.
 #undef cuEventElapsedTime
-#undef cuCtxCreate
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
-#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -62,7 +60,7 @@ void run_kernel(const emulated::Kernel& kernel, const std::vector<char>& paramet
     static std::vector<std::unique_ptr<emulated::Multiprocessor>> machines;
     emulated::g_grid = grid;
     emulated::g_block = {static_cast<unsigned>(threads), 1, 1};
-    const emulated::Launch launch{kernel.name, kernel.bind(parameters.data()), grid, threads, kernel.cluster, shared_bytes, ++g_launches * 7919};
+    const emulated::Launch launch{kernel.name, kernel.bind(parameters.data()), threads, kernel.cluster, shared_bytes, ++g_launches * 7919};
     const unsigned clusters = grid.x * grid.y * grid.z / static_cast<unsigned>(kernel.cluster);
     std::atomic<unsigned> next{0};
     const auto work = [&](emulated::Multiprocessor* machine) {

@@ -57,8 +57,6 @@ void Multiprocessor::fail(const char* format, ...) {
     abort();
 }
 
-bool Multiprocessor::often() { return dice_() & 64; }
-
 char* Multiprocessor::at(uint32_t address, uint32_t bytes) {
     const uint32_t rank = address >> kRankShift, offset = address & kOffsetMask;
     if (rank >= static_cast<uint32_t>(launch_->cluster) || offset + bytes > launch_->shared_bytes)
@@ -129,7 +127,7 @@ void Multiprocessor::run(const Launch& launch, Dim first_block) {
     first_block_ = first_block;
     dice_.seed(static_cast<unsigned>(launch.seed + first_block.x + 977 * first_block.y + 104729 * first_block.z) * 2 + 1);
     dice_.discard(8);
-    early_ = often();
+    early_ = dice_() & 64;
     const size_t count = static_cast<size_t>(launch.threads) * static_cast<size_t>(launch.cluster);
     if (threads_.size() < count) threads_.resize(count);
     for (int rank = 0; rank < launch.cluster; rank++) {
@@ -220,26 +218,26 @@ const uint64_t* Multiprocessor::meet_warp(uint64_t brought) {
     return m.seen;
 }
 
-void Multiprocessor::arrive_named(int id, int threads) {
-    if (id < 0 || id >= kNamedBarriers || threads % kWarp) fail("named barrier %d of %d threads", id, threads);
-    NamedBarrier& b = block().named[id];
-    if (b.arrived && b.expected != threads) fail("named barrier %d of %d threads, and of %d", id, b.expected, threads);
+void Multiprocessor::arrive(NamedBarrier& b, int threads) {
+    if (b.arrived && b.expected != threads) fail("one barrier of %d threads, and of %d", b.expected, threads);
     b.expected = threads;
     if (++b.arrived == threads) b.arrived = 0, b.rounds++;
 }
 
-void Multiprocessor::sync_named(int id, int threads) {
-    NamedBarrier& b = block().named[id];
+void Multiprocessor::sync(NamedBarrier& b, int threads, const char* what) {
     const uint64_t before = b.rounds;
-    arrive_named(id, threads);
-    wait({round_is_over, &b.rounds, before, "a barrier of the block"});
+    arrive(b, threads);
+    wait({round_is_over, &b.rounds, before, what});
 }
 
-void Multiprocessor::sync_cluster() {
-    const uint64_t before = cluster_barrier_.rounds;
-    if (++cluster_barrier_.arrived == launch_->threads * launch_->cluster) cluster_barrier_.arrived = 0, cluster_barrier_.rounds++;
-    wait({round_is_over, &cluster_barrier_.rounds, before, "the cluster"});
+NamedBarrier& Multiprocessor::named(int id, int threads) {
+    if (id < 0 || id >= kNamedBarriers || threads % kWarp) fail("named barrier %d of %d threads", id, threads);
+    return block().named[id];
 }
+
+void Multiprocessor::arrive_named(int id, int threads) { arrive(named(id, threads), threads); }
+void Multiprocessor::sync_named(int id, int threads) { sync(named(id, threads), threads, "a barrier of the block"); }
+void Multiprocessor::sync_cluster() { sync(cluster_barrier_, launch_->threads * launch_->cluster, "the cluster"); }
 
 void Multiprocessor::later(std::function<void(Multiprocessor&)> errand) {
     if (early_)

@@ -99,7 +99,6 @@ struct Block {
 struct Launch {
     const char* name;
     std::function<void()> body;  // of one thread
-    Dim grid;
     int threads, cluster;
     uint32_t shared_bytes;
     uint64_t seed;
@@ -122,13 +121,15 @@ public:
     void sync_named(int id, int threads);
     void sync_cluster();
     void finish_products(size_t count);
-    bool often();                          // one in two, by this block's dice
     bool early() const { return early_; }  // products and copies of this block are done where they are issued
     Block& block() { return blocks_[me().rank]; }
     [[noreturn]] void fail(const char* format, ...);
 
 private:
     static void start();
+    NamedBarrier& named(int id, int threads);  // of the running thread's block
+    void arrive(NamedBarrier& b, int threads);
+    void sync(NamedBarrier& b, int threads, const char* what);
     void switch_to(Thread& t);
     bool run_ready(int warp);
     void run_errands(bool all);

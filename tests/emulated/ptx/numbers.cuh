@@ -1,7 +1,6 @@
 // kernels/ptx/numbers.cuh on the CPU.
 #pragma once
 #include "cuda_words.h"
-#include "numbers.h"
 
 namespace fqla::sm90 {
 

@@ -6,17 +6,19 @@
 
 namespace fqla::sm90 {
 
+inline char* aligned_place(uint32_t a, uint32_t bytes) {
+    if (a % bytes) emulated::machine().fail("%u bytes at %u of shared memory: not aligned", bytes, a & emulated::kOffsetMask);
+    return emulated::machine().at(a, bytes);
+}
 template <class T>
 T load_shared(uint32_t a) {
-    if (a % sizeof(T)) emulated::machine().fail("%zu bytes at %u of shared memory: not aligned", sizeof(T), a & emulated::kOffsetMask);
     T v;
-    memcpy(&v, emulated::machine().at(a, sizeof v), sizeof v);
+    memcpy(&v, aligned_place(a, sizeof v), sizeof v);
     return v;
 }
 template <class T>
 void store_shared(uint32_t a, const T& v) {
-    if (a % sizeof(T)) emulated::machine().fail("%zu bytes at %u of shared memory: not aligned", sizeof(T), a & emulated::kOffsetMask);
-    memcpy(emulated::machine().at(a, sizeof v), &v, sizeof v);
+    memcpy(aligned_place(a, sizeof v), &v, sizeof v);
 }
 
 inline float2 load_shared_f2(uint32_t a) { return load_shared<float2>(a); }
