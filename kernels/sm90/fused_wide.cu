@@ -20,6 +20,7 @@
 
 #include "gate_steps.cuh"
 #include "recurrence.cuh"
+#include "wide_copies.cuh"
 #include "wide_events.cuh"
 #include "wide_tokens.cuh"
 
@@ -98,21 +99,6 @@ __device__ __forceinline__ void token_role(const Sm90FusedParams& p, const Units
         }
     }
     if (!kSummary && done > 0) store_factors(done - 1);
-}
-
-// d = A B^T of two tiles of 64 tokens in the two halves of K.
-template <class T>
-__device__ __forceinline__ void begin_product(float (&d)[32], uint32_t a, uint32_t b) {
-    mma_begin();
-#pragma unroll
-    for (int s = 0; s < 8; ++s) {
-        const uint32_t offset = (s >> 2) * Wide::kHalf + (s & 3) * 32;
-        if (s == 0)
-            mma_shared_n64_fresh(T{}, d, tile_descriptor_at(a, 0), tile_descriptor_at(b, 0));
-        else
-            mma_shared_n64(T{}, d, tile_descriptor_at(a, offset), tile_descriptor_at(b, offset), true);
-    }
-    mma_commit();
 }
 
 // -N of a chunk before the scores of the one before it: scores wait until the recurrence has left their record, -N has the way through the inverse before it.
@@ -426,42 +412,6 @@ __device__ __forceinline__ void math_role(const Sm90ForwardParams& p, const Unit
         }
     }
     turn.end();
-}
-
-// The next chunk of a walk through the units.
-struct Cursor {
-    int unit;
-    int chunks;       // of this unit that are left, this one with them
-    int token, left;  // coordinate of the chunk's first token; tokens of the row from it on
-    int row, head;    // row: coordinate
-
-    __device__ __forceinline__ void enter(const Sm90ForwardParams& p, const Units& units) {
-        while (next_unit(p, units, unit)) {
-            const Work w = find_work(p, units, unit);
-            chunks = w.skip ? 0 : w.chunks;
-            token = static_cast<int>(w.tokens.begin + w.first * kChunk), left = tokens_from(w);
-            row = p.rows.offsets ? 0 : static_cast<int>(w.row), head = w.head;
-            if (chunks > 0) return;
-        }
-        chunks = 0;
-    }
-    __device__ __forceinline__ bool more() const { return chunks > 0; }
-    __device__ __forceinline__ void advance(const Sm90ForwardParams& p, const Units& units) {
-        token += kChunk, left -= kChunk;
-        if (--chunks == 0) enter(p, units);
-    }
-    // Behind the end of a row cut by offsets a box holds other rows' tokens.
-    __device__ __forceinline__ bool is_ragged(const Sm90ForwardParams& p) const { return p.rows.offsets && left < kChunk; }
-};
-
-// Waits for a ragged chunk's boxes on a barrier of their own, zeroes two tiles behind the row's end and says that the chunk is there.
-__device__ __forceinline__ void finish_ragged(uint32_t tail, uint32_t& phase, uint32_t tiles, uint32_t stride, int left, uint32_t filled) {
-    barrier_wait(tail, phase), phase ^= 1;
-    for (int piece = left * 8 + static_cast<int>(threadIdx.x % 32); piece < kChunk * 8; piece += 32)
-        store_shared_zero16(tiles + 16 * piece), store_shared_zero16(tiles + stride + 16 * piece);
-    fence_to_async();
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) barrier_arrive(filled);
 }
 
 // Loads k and q as far ahead as there are stages, v two chunks ahead; stores outputs as they come, from where v was. A summary has neither q nor

@@ -1,5 +1,5 @@
-// Gates and inverse of a chunk with half-precision merges, in two roles that work a chunk apart: a warpgroup makes -N and the scores from the
-// products, two warps invert. Only for keys that are bounded (L2 norm, or beta |k|^2 <= 2): f16 has tf32's mantissa, not its range.
+// Gates and inverse of a chunk with half-precision merges, in two roles that work on successive chunks: a warpgroup makes -N and the scores from the
+// products, two or four warps invert. Only for keys that are bounded (L2 norm, or beta |k|^2 <= 2): f16 has tf32's mantissa, not its range.
 //
 // Warp w of the gate warpgroup owns rows 16w .. 16w + 15 of K K^T and of K Q^T. Of the first it needs what lies left of the diagonal, of the
 // second, which is the scores' transpose, what lies right of it: five 16 x 16 blocks for every warp. Off the diagonal block
@@ -112,6 +112,21 @@ __device__ __forceinline__ void measure_norms(uint32_t stage, int tensors, uint3
             for (int i = 0; i < 2; ++i) store_shared_f(norms + (which * kChunk + me.row + 8 * i) * 4, me.row + 8 * i < valid ? rsqrtf(sums[i] + eps) : 0.f);
         }
     }
+}
+
+// d = A B^T of two tiles of 64 tokens in the two halves of K.
+template <class T>
+__device__ __forceinline__ void begin_product(float (&d)[32], uint32_t a, uint32_t b) {
+    mma_begin();
+#pragma unroll
+    for (int s = 0; s < 8; ++s) {
+        const uint32_t offset = (s >> 2) * WideLayout::kHalf + (s & 3) * 32;
+        if (s == 0)
+            mma_shared_n64_fresh(T{}, d, tile_descriptor_at(a, 0), tile_descriptor_at(b, 0));
+        else
+            mma_shared_n64(T{}, d, tile_descriptor_at(a, offset), tile_descriptor_at(b, offset), true);
+    }
+    mma_commit();
 }
 
 // The eight values of this warp's diagonal block, by selection: a branch for each warp would be four times the code.
