@@ -53,7 +53,7 @@ struct ForwardLayout {
     static constexpr bool kPair = false, kOutput = Output, kSaves = Saves;
     static constexpr bool kMutes = Saves || !Output;        // goes through rows whose state is not to be stored (PAD for writing) all the same
     static constexpr bool kCluster = Math == 1 || !Output;  // the two blocks of a head load k, q and the record once for both
-    static constexpr int kMath = Math, kRecords = 0, kRecordStride = 0;
+    static constexpr int kMath = Math, kRecords = 0, kRecordStride = 0, kRecordSlots = 1;
     static constexpr int kThreads = Math == 1 ? 192 : 384;  // a warpgroup loads where setmaxnreg has to share out registers
     static constexpr int kStages = Output ? 3 : 5;
     static constexpr int kValueTiles = Output ? Math : 1;  // a summary's second warpgroup has no values
@@ -80,8 +80,8 @@ struct PairLayout {
     static constexpr int kOut = kStages * kStageBytes;
     static constexpr int kSolve = 0, kScores = 0, kFactors = 0;  // in the records
     static constexpr int kRecords = kOut + kTileBytes;           // of even chunks (solved by the first block), of odd ones
-    static constexpr int kRecordStride = 2 * kTileBytes + 2048;
-    static constexpr int kLower = kRecords + 2 * kRecordStride;
+    static constexpr int kRecordStride = 2 * kTileBytes + 2048, kRecordSlots = 2;
+    static constexpr int kLower = kRecords + kRecordSlots * kRecordStride;
     static constexpr int kTokens = kLower + kChunk * SolveLayout::kLowerStride * 4;  // gates, betas
     static constexpr int kWarp = kTokens + 2 * kChunk * 4;
     static constexpr int kNorms = kWarp + 4 * 2 * kChunk * 4;
@@ -124,6 +124,40 @@ struct WideLayout {
 };
 static_assert(WideLayout::kSummaryBytes <= 227 * 1024, "shared memory of a block");
 static_assert(WideLayout::kHalf == ChunkRecord::kFactors && WideLayout::kSummarySlots == 4, "a record fits where q was");
+
+// kernels/sm90/fused_trio.cu: a cluster of three blocks a head. Two recur, 64 rows of V each, as fused.cu's do (warpgroups: math, then a loading, a storing and
+// a receiving warp); one solves, as fused_wide.cu's block does (warpgroups: gates, three inverting warps and one that pushes, then one that copies and two for
+// tokens).
+struct TrioLayout {
+    static constexpr int kThreads = 384, kBlocks = 3;
+    static constexpr int kRecordStride = 2 * kTileBytes + 2048, kRecordSlots = 4;
+    // A recurring block.
+    static constexpr bool kPair = true, kOutput = true, kCluster = true, kSaves = false, kMutes = false;
+    static constexpr int kMath = 1, kValueTiles = 1, kStages = 3;
+    static constexpr int kHalf = kTileBytes;
+    static constexpr int kK = 0, kV = 2 * kTileBytes, kQ = kV + kTileBytes, kStageBytes = kQ + 2 * kTileBytes;
+    static constexpr int kOut = kStages * kStageBytes;
+    static constexpr int kSolve = 0, kScores = 0, kFactors = 0;  // in the records
+    static constexpr int kRecords = kOut + kTileBytes;
+    static constexpr int kBarriers = kRecords + kRecordSlots * kRecordStride;  // ring, tails, staging, solved[slots]
+    static constexpr int kSolved = kBarriers + (16 + 8) * kStages + 16;
+    static constexpr int kRecurringBytes = kSolved + 8 * kRecordSlots;
+    // The solving block: stages and tables are WideLayout's. All but the stages has three slots.
+    static constexpr int kKeyStages = 4, kSlots = 3, kEventSlots = 4;
+    static constexpr int kOwnRecords = kKeyStages * WideLayout::kStageBytes;  // until they have been pushed
+    static constexpr int kLower = kOwnRecords + kSlots * kRecordStride;
+    static constexpr int kDiagonal = kLower + kSlots * kTileBytes;
+    static constexpr int kTables = kDiagonal + kSlots * WideLayout::kDiagonalBytes;
+    static constexpr int kNorms = kTables + kSlots * WideLayout::kTableBytes;
+    static constexpr int kKeyBarriers = kNorms + kSlots * WideLayout::kNormBytes;  // ring, the tail's, then the events
+    static constexpr int kTail = kKeyBarriers + 16 * kKeyStages, kEventBarriers = kTail + 16, kEvents = 8;
+    static_assert(kEventSlots >= kSlots && kEventSlots >= kRecordSlots, "a barrier for each slot");
+    static constexpr int kSolvingBytes = kEventBarriers + 8 * kEventSlots * kEvents;
+    static constexpr int kBytes = kRecurringBytes > kSolvingBytes ? kRecurringBytes : kSolvingBytes;
+};
+static_assert(TrioLayout::kBytes <= 227 * 1024, "shared memory of a block");
+static_assert(TrioLayout::kRecords % 1024 == 0 && TrioLayout::kOwnRecords % 1024 == 0 && TrioLayout::kRecordStride % 1024 == 0, "tiles are swizzled");
+static_assert(TrioLayout::kBarriers % 16 == 0 && TrioLayout::kKeyBarriers % 16 == 0 && TrioLayout::kDiagonal % 16 == 0, "barriers, vectors");
 
 // kernels/sm90/segment.cu: a block carries 8 rows of V through the segments of a row.
 struct StitchLayout {

@@ -50,7 +50,7 @@ struct Sm90ForwardParams {
     int32_t reserved;
 };
 
-// gdn_fused_<dtype>_v64: clusters of two blocks, one a (row, value head); no segments. _v128: blocks, one a (row, segment, value head).
+// gdn_fused_<dtype>_v64, _trio: clusters of two or three blocks, one a (row, value head); no segments. _v128: blocks, one a (row, segment, value head).
 // gdn_fused_summary_<dtype>: clusters of two blocks, one a (row, segment but the last, value head). Any number of clusters or blocks serves. None has records
 // in memory.
 struct Sm90FusedParams {

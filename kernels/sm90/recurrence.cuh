@@ -1,5 +1,5 @@
-// The recurrence's roles, shared by the kernels of forward.cu (records from memory) and fused.cu (records made in the block); fused_wide.cu and
-// backward_chains.cu take units, states and products from here.
+// The recurrence's roles, shared by the kernels of forward.cu (records from memory), fused.cu and fused_trio.cu (records made in the cluster); fused_wide.cu
+// and backward_chains.cu take units, states and products from here.
 #pragma once
 #include "chunk.cuh"
 #include "registers.cuh"
@@ -359,7 +359,7 @@ __device__ __forceinline__ void announce_output(Ring<1>& staging) {
     staging.advance();
 }
 
-// Math role: 64 rows of V through all chunks of the units. `records` tells when a chunk's record is there (a fused pair; else it comes with the stage).
+// Math role: 64 rows of V through all chunks of the units. `records` tells when a chunk's record is there (a fused cluster; else it comes with the stage).
 template <class T, class L, class Records>
 __device__ __forceinline__ void math_role(const Sm90ForwardParams& p, const Units& units, uint32_t smem, Ring<L::kStages> ring, Ring<1> staging,
                                           Records records) {
@@ -400,7 +400,7 @@ __device__ __forceinline__ void math_role(const Sm90ForwardParams& p, const Unit
         for (int c = 0; c < w.chunks; ++c, ++done, ring.advance()) {
             ring.wait_filled();
             records.wait(done);
-            const uint32_t at = smem + ring.stage() * L::kStageBytes, record = smem + L::kRecords + (done & 1) * L::kRecordStride;
+            const uint32_t at = smem + ring.stage() * L::kStageBytes, record = smem + L::kRecords + (done & (L::kRecordSlots - 1)) * L::kRecordStride;
             const uint32_t solve = L::kPair ? record + ChunkRecord::kSolve : at + L::kSolve,
                            scores = L::kPair ? record + ChunkRecord::kScores : at + L::kScores;
             const uint32_t factors = L::kPair ? record + ChunkRecord::kFactors : smem + L::kFactors + ring.stage() * 1152;

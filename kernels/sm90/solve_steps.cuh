@@ -1,5 +1,5 @@
 // Steps of the solve by one warpgroup: the kernel solve.cu strings them together for all chunks at once, fused.cu a chunk ahead of the recurrence;
-// gate_steps.cuh has those of fused_wide.cu and takes norms and gate forms from here.
+// gate_steps.cuh has those of fused_wide.cu and fused_trio.cu, and takes norms and gate forms from here.
 #pragma once
 #include "chunk.cuh"
 #include "mbarrier.cuh"

@@ -1,4 +1,4 @@
-// How the copy warps of fused_wide.cu and fused_quad.cu walk through the chunks of their units.
+// How the copy warps of fused_wide.cu and fused_trio.cu walk through the chunks of their units.
 #pragma once
 #include "recurrence.cuh"
 #include "wide_tokens.cuh"

@@ -1,4 +1,4 @@
-// Gates and betas of fused_wide.cu and fused_quad.cu, on their way from memory to what the token role makes of them.
+// Gates and betas of fused_wide.cu and fused_trio.cu, on their way from memory to what the token role makes of them.
 #pragma once
 #include "gate_steps.cuh"
 #include "recurrence.cuh"
@@ -30,7 +30,7 @@ struct ScalarPair {
             at += 2 * kChunk * v.token;
         }
     }
-    // Over a chunk that is another block's.
+    // Over a chunk that is another warp's.
     __device__ __forceinline__ void pass(const View& v) { at += (v.dtype == FLASHQLA_DTYPE_F32 ? 4 : 2) * kChunk * v.token; }
     __device__ __forceinline__ static float value(int dtype, uint32_t bits) {
         if (dtype == FLASHQLA_DTYPE_F32) return __uint_as_float(bits);

@@ -187,7 +187,7 @@ size_t make_kernel_args(const Step& step, const Plan& plan, const Forward& all, 
     if (from_source(step, "recurrent")) return put(recurrent_params(step, call), out);
     if (from_source(step, "solve")) return put(solve_params(plan, call, maps, memory), out);
     if (from_source(step, "forward")) return put(sm90_forward_params(plan, call, maps, memory), out);
-    if (from_source(step, "fused") || from_source(step, "fused_wide"))
+    if (from_source(step, "fused") || from_source(step, "fused_trio") || from_source(step, "fused_wide"))
         return put(Sm90FusedParams{sm90_forward_params(plan, call, maps, memory), solve_forms(call)}, out);
     if (from_source(step, "segment")) return put(stitch_params(plan, memory), out);
     return 0;

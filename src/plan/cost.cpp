@@ -16,6 +16,8 @@ constexpr double kRecurrentStart = 6, kRecurrentToken = 0.58;
 constexpr double kRecurrentCrowdedToken = 0.31, kRecurrentTokenUnit = 0.0046;
 // fused: one cluster of two blocks a (row, head) pair
 constexpr double kFusedStart = 11.9, kFusedChunk = 1.7, kFusedCrowd = 0.39, kFusedUnit = 3, kFusedStates = 0.35;
+// fused, a cluster of three blocks a pair: 8 to 512 chunks, 16 and 32 pairs
+constexpr double kTrioStart = 12.5, kTrioChunk = 1.14, kTrioCrowd = 0.07;
 // fused, one block a (row, head) pair: rows of 1024 and 8192 tokens, 128 to 512 pairs
 constexpr double kHeadStart = 12, kHeadChunk = 2.45, kHeadUnit = 7;
 // the same in segments and their summary, 2/8 to 16/64 heads, 8192 and 32768 tokens, 2 to 16 segments; within 10%, so it must promise to take this much of
@@ -139,7 +141,9 @@ double recurrent_cost(const Request& r, const Caps& caps) {
 double fused_cost(const Request& r, const Caps& caps) {
     const Shape s = shape_of(r, caps);
     const double units_chunks = s.all_chunks * r.problem.form.value_heads / s.units;
-    if (fused_is_wide(r, caps)) {
+    const int blocks = fused_blocks(r, caps);
+    if (blocks == 3) return kTrioStart + s.chunks * (kTrioChunk + kTrioCrowd * 3 * s.units / caps.multiprocessors) + kFusedStates * s.state_time;
+    if (blocks == 1) {
         const double passes = ceil_div(s.units, std::max(1, caps.multiprocessors)), longest = s.chunks * kHeadChunk + kHeadUnit;
         const double with_longest = longest + (passes - 1) * (kHeadChunk + kHeadUnit);
         return kHeadStart + std::max(with_longest, passes * (units_chunks * kHeadChunk + kHeadUnit)) + kFusedStates * s.state_time;

@@ -27,7 +27,7 @@ const char* refuses_chunked(const Request&, const Caps&);
 const char* refuses_fused(const Request&, const Caps&);
 const char* refuses_context_parallel(const Request&, const Caps&);
 bool keys_are_bounded(const Request&);
-bool fused_is_wide(const Request&, const Caps&);  // one block a head, else a cluster of two
+int fused_blocks(const Request&, const Caps&);  // of a (row, value head): 1, or a cluster of 2 or 3
 void plan_chunked(const Request&, const Caps&, Plan&);
 void plan_fused(const Request&, const Caps&, Plan&);
 void plan_context_parallel(const Request&, const Caps&, Plan&);

@@ -117,8 +117,15 @@ bool keys_are_bounded(const Request& request) {
     return (form.qk_norm != FLASHQLA_NORM_NONE && form.beta_scale <= 2) || (request.problem.flags & FLASHQLA_PROBLEM_KEYS_BOUNDED);
 }
 
-bool fused_is_wide(const Request& request, const Caps& caps) {
-    return keys_are_bounded(request) && 2 * request.engine_rows() * request.problem.form.value_heads > caps.multiprocessors;
+// Clusters of three blocks that are on the card at once: what lies over in each of its parts cannot be used. An H100 with 132 multiprocessors had 39
+// (2026-11-23), which is all but 15; a quarter of the number is sure to be there.
+static int most_trios(const Caps& caps) { return caps.multiprocessors / 4; }
+
+// The pair alone takes any keys; of the others the one that leaves the fewest multiprocessors idle.
+int fused_blocks(const Request& request, const Caps& caps) {
+    const int64_t units = request.engine_rows() * request.problem.form.value_heads;
+    if (!keys_are_bounded(request)) return 2;
+    return units <= most_trios(caps) ? 3 : 2 * units <= caps.multiprocessors ? 2 : 1;
 }
 
 const char* refuses_context_parallel(const Request& request, const Caps& caps) {
@@ -138,8 +145,13 @@ void plan_fused(const Request& request, const Caps& caps, Plan& plan) {
     const Form& form = request.problem.form;
     set_segments(request.bounds, 1, plan);
     const int64_t units = request.bounds.rows * form.value_heads;
-    if (fused_is_wide(request, caps)) {
+    const int blocks = fused_blocks(request, caps);
+    if (blocks == 1) {
         plan.add(wide_step(form, units, caps, false));
+    } else if (blocks == 3) {
+        const int64_t clusters = std::min<int64_t>(units, std::max(1, most_trios(caps)));
+        plan.add(sm90_step(by_dtype(form, KernelId::gdn_fused_bf16_trio, KernelId::gdn_fused_f16_trio), TrioLayout::kBlocks * clusters, TrioLayout::kThreads,
+                           TrioLayout::kBytes, false));
     } else {
         const int64_t clusters = std::min<int64_t>(units, std::max(1, caps.multiprocessors / 2));
         plan.add(sm90_step(by_dtype(form, KernelId::gdn_fused_bf16_v64, KernelId::gdn_fused_f16_v64), 2 * clusters, PairLayout::kThreads, PairLayout::kBytes,

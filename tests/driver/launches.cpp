@@ -137,6 +137,7 @@ TEST_CASE("mixed calls") {
     fake.major = 9;
     GpuCall call;
     call.problem.engine = FLASHQLA_ENGINE_AUTO;
+    call.problem.qk_norm = FLASHQLA_NORM_NONE;
     call.sequences.rows = 64, call.sequences.tokens = 2048 + 63, call.sequences.max_tokens = 2048;
     call.sequences.offsets = device_pointer(0x2100000000000);
     const auto rows_of = [&](size_t launch, size_t at) {
@@ -178,6 +179,16 @@ TEST_CASE("mixed calls") {
     CHECK(std::strstr(text, "launch gdn_recurrent_bf16_f32vk_large"));
     CHECK(std::strstr(text, "rows of up to 16 tokens\n"));
     CHECK(std::strstr(text, "rows of more than 16 tokens\n"));
+
+    // Of bounded keys, the longer rows go to one fused kernel.
+    fake.launches.clear();
+    call.problem.qk_norm = FLASHQLA_NORM_L2;
+    REQUIRE_MESSAGE(call.forward() == FLASHQLA_STATUS_OK, std::string(flashqla_last_error()));
+    REQUIRE(fake.launches.size() == 2);
+    CHECK(fake.launches[1].kernel == "gdn_fused_bf16_trio");
+    CHECK(fake.launches[1].grid[0] == 99);
+    CHECK(rows_of(0, offsetof(fqla::RecurrentParams, call) + offsetof(fqla::Forward, rows)).most == 16);
+    CHECK(rows_of(1, offsetof(fqla::Sm90ForwardParams, rows)).least == 17);
 
     // An engine that is asked for has all rows.
     fake.launches.clear();

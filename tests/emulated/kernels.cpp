@@ -16,6 +16,7 @@ using solve_Params = fqla::Sm90SolveParams;
 using forward_Params = fqla::Sm90ForwardParams;
 using segment_Params = fqla::Sm90StitchParams;
 using fused_Params = fqla::Sm90FusedParams;
+using fused_trio_Params = fqla::Sm90FusedParams;
 using fused_wide_Params = fqla::Sm90FusedParams;
 using backward_chains_Params = fqla::Sm90ChainParams;
 using backward_segments_Params = fqla::Sm90ChainStitchParams;
@@ -38,11 +39,11 @@ std::function<void()> bind(const void* parameters) {
 // Kernels lie in a section by the size of their cluster: see cuda_words.h.
 #define FQLA_CLUSTER(x) extern "C" __attribute__((weak)) const char __start_fqla_cluster_##x[], __stop_fqla_cluster_##x[]
 FQLA_CLUSTER(2);
-FQLA_CLUSTER(4);
+FQLA_CLUSTER(3);
 #undef FQLA_CLUSTER
 int cluster_of(const void* kernel) {
     if (kernel >= __start_fqla_cluster_2 && kernel < __stop_fqla_cluster_2) return 2;
-    return kernel >= __start_fqla_cluster_4 && kernel < __stop_fqla_cluster_4 ? 4 : 1;
+    return kernel >= __start_fqla_cluster_3 && kernel < __stop_fqla_cluster_3 ? 3 : 1;
 }
 
 #define FQLA_KERNEL(symbol, source, room) {#symbol, sizeof(source##_Params), cluster_of(reinterpret_cast<const void*>(symbol)), bind<source##_Params, symbol>},

@@ -237,7 +237,13 @@ NamedBarrier& Multiprocessor::named(int id, int threads) {
 
 void Multiprocessor::arrive_named(int id, int threads) { arrive(named(id, threads), threads); }
 void Multiprocessor::sync_named(int id, int threads) { sync(named(id, threads), threads, "a barrier of the block"); }
-void Multiprocessor::sync_cluster() { sync(cluster_barrier_, launch_->threads * launch_->cluster, "the cluster"); }
+
+void Multiprocessor::arrive_cluster() {
+    me().cluster_round = cluster_barrier_.rounds;
+    arrive(cluster_barrier_, launch_->threads * launch_->cluster);
+}
+
+void Multiprocessor::wait_cluster() { wait({round_is_over, &cluster_barrier_.rounds, me().cluster_round, "the cluster"}); }
 
 void Multiprocessor::later(std::function<void(Multiprocessor&)> errand) {
     if (early_)

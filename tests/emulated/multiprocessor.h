@@ -61,6 +61,7 @@ struct Thread {
     // Stores and cp.async copies that are under way.
     std::vector<Errand> stores, copies;
     int store_groups, copy_groups;
+    uint64_t cluster_round;  // that it has arrived in
 };
 
 // At the low end of a thread's stack.
@@ -119,7 +120,8 @@ public:
     const uint64_t* meet_warp(uint64_t brought);  // what all lanes have brought
     void arrive_named(int id, int threads);
     void sync_named(int id, int threads);
-    void sync_cluster();
+    void arrive_cluster();
+    void wait_cluster();
     void finish_products(size_t count);
     bool early() const { return early_; }  // products and copies of this block are done where they are issued
     Block& block() { return blocks_[me().rank]; }

@@ -49,6 +49,39 @@ void run_space(Space space, int rounds) {
     MESSAGE(cases, " cases, ", calls, " calls");
 }
 
+using Lengths = std::vector<int64_t>;
+
+// Bounded keys, unless `edit` says otherwise, on one engine, if this card has it.
+void check_bounded(int32_t engine, const char* what, int32_t heads, const Lengths& lengths, const std::function<void(Case&)>& edit) {
+    for (const int32_t dtype : {FLASHQLA_DTYPE_BF16, FLASHQLA_DTYPE_F16}) {
+        Case c = plain_case(what);
+        c.key_heads = c.value_heads = heads, c.key_dim = c.value_dim = 128;
+        c.lengths = lengths;
+        c.dtype = dtype;
+        c.flags = FLASHQLA_PROBLEM_KEYS_BOUNDED;
+        edit(c);
+        make_valid(c);
+        const Sample sample = make_sample(c);
+        Call::Options options;
+        options.engine = engine;
+        options.poison = sample.c.seed % 2 ? sample.c.seed : 0;
+        Call call(sample, options);
+        if (call.query().status == FLASHQLA_STATUS_UNSUPPORTED) {
+            MESSAGE(what, ": not on this card");
+            return;
+        }
+        const std::string wrong = run_and_report(call, oracle_forward(sample));
+        CHECK_MESSAGE(wrong.empty(), call.query().launches, " launches, ", wrong);
+        if (session().quick) return;
+    }
+}
+
+// As models have them.
+void model_forms(Case& c) {
+    c.key_heads = std::max(1, c.value_heads / 2), c.gate = FLASHQLA_GATE_RAW, c.beta = FLASHQLA_BETA_LOGIT, c.qk_norm = FLASHQLA_NORM_L2, c.flags = 0;
+    c.state_layout = FLASHQLA_STATE_VK, c.states = States::in_place_slots, c.extra = Extra::checkpoints;
+}
+
 }  // namespace
 
 TEST_SUITE_BEGIN("forms");
@@ -92,37 +125,12 @@ TEST_CASE("rows and heads that fill a card") {
 // For (row, head) pairs between a quarter and half of a card's multiprocessors chunk records are no choice, since there is no room for two segments of two
 // blocks each; for fewer pairs only very long rows go without.
 TEST_CASE("gpu: rows in segments that keep no chunk records") {
-    using Lengths = std::vector<int64_t>;
-    auto check = [](const char* what, int32_t heads, const Lengths& lengths, const std::function<void(Case&)>& edit) {
-        for (const int32_t dtype : {FLASHQLA_DTYPE_BF16, FLASHQLA_DTYPE_F16}) {
-            Case c = plain_case(what);
-            c.key_heads = c.value_heads = heads, c.key_dim = c.value_dim = 128;
-            c.lengths = lengths;
-            c.dtype = dtype;
-            c.flags = FLASHQLA_PROBLEM_KEYS_BOUNDED;
-            edit(c);
-            make_valid(c);
-            const Sample sample = make_sample(c);
-            Call::Options options;
-            options.engine = FLASHQLA_ENGINE_CONTEXT_PARALLEL;
-            options.poison = sample.c.seed % 2 ? sample.c.seed : 0;
-            Call call(sample, options);
-            if (call.query().status == FLASHQLA_STATUS_UNSUPPORTED) {
-                MESSAGE(what, ": not on this card");
-                return;
-            }
-            const std::string wrong = run_and_report(call, oracle_forward(sample));
-            CHECK_MESSAGE(wrong.empty(), call.query().launches, " launches, ", wrong);
-            if (session().quick) return;
-        }
-    };
-    const auto as_models = [](Case& c) {
-        c.key_heads = c.value_heads / 2, c.gate = FLASHQLA_GATE_RAW, c.beta = FLASHQLA_BETA_LOGIT, c.qk_norm = FLASHQLA_NORM_L2, c.flags = 0;
-        c.state_layout = FLASHQLA_STATE_VK, c.states = States::in_place_slots, c.extra = Extra::checkpoints;
+    const auto check = [](const char* what, int32_t heads, const Lengths& lengths, const std::function<void(Case&)>& edit) {
+        check_bounded(FLASHQLA_ENGINE_CONTEXT_PARALLEL, what, heads, lengths, edit);
     };
     const auto skipped = [](Case& c) { c.states = States::special_slots, c.head_map = FLASHQLA_HEADS_TILED, c.state_dtype = FLASHQLA_DTYPE_BF16; };
     for (const Lengths& lengths : {Lengths{1000, 130, 64, 1, 449}, Lengths{2900, 0, 700}}) {
-        check("as models have it", 12, lengths, as_models);
+        check("as models have it", 12, lengths, model_forms);
         check("bf16 states, rows that are skipped", 12, lengths, skipped);
         check("bf16 VK states in place", 12, lengths,
               [](Case& c) { c.states = States::in_place, c.state_layout = FLASHQLA_STATE_VK, c.state_dtype = FLASHQLA_DTYPE_BF16, c.gates = Gates::gentle; });
@@ -137,8 +145,28 @@ TEST_CASE("gpu: rows in segments that keep no chunk records") {
     }
     // With transitions: eight segments, five segments; so long that the planner takes them without records.
     check("many segments", 16, {9000}, [](Case& c) { c.states = States::in_place, c.gates = Gates::gentle, c.extra = Extra::checkpoints; });
-    check("many segments as models have them", 16, {19000}, as_models);
+    check("many segments as models have them", 16, {19000}, model_forms);
     check("five segments, rows that are skipped", 12, {12000, 500}, skipped);
+}
+
+// So few (row, head) pairs that a card has four multiprocessors for each.
+TEST_CASE("gpu: few rows and heads by one kernel") {
+    const auto check = [](const char* what, int32_t heads, const Lengths& lengths, const std::function<void(Case&)>& edit) {
+        check_bounded(FLASHQLA_ENGINE_FUSED, what, heads, lengths, edit);
+    };
+    for (const int32_t heads : {1, 2, 4}) {
+        check("a long row", heads, {1500}, [](Case& c) { c.states = States::in_place, c.gates = Gates::gentle, c.extra = Extra::checkpoints; });
+        check("a long row as models have it", heads, {1500}, model_forms);
+    }
+    const Lengths lengths{449, 0, 64, 1, 130};
+    check("as models have it", 4, lengths, model_forms);
+    check("bf16 states, rows that are skipped", 4, lengths,
+          [](Case& c) { c.states = States::special_slots, c.head_map = FLASHQLA_HEADS_TILED, c.state_dtype = FLASHQLA_DTYPE_BF16; });
+    check("gaps", 4, lengths, [](Case& c) {
+        c.offsets = Offsets::gaps, c.strides = Strides::projection, c.gate_dtype = FLASHQLA_DTYPE_BF16, c.gates = Gates::strong, c.states = States::write;
+    });
+    check("equal rows, their ends ragged", 4, {100, 100}, [](Case& c) { c.offsets = Offsets::none, c.gate = FLASHQLA_GATE_LINEAR; });
+    check("like keys, betas up to 2", 4, lengths, [](Case& c) { c.keys = Keys::alike, c.qk_norm = FLASHQLA_NORM_L2, c.beta_scale = 2, c.flags = 0; });
 }
 
 TEST_CASE("scale and eps other than the defaults") {

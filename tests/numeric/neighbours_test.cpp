@@ -148,6 +148,9 @@ TEST_CASE("prefill rows beside decode: more of either than the bounds let expect
         check_mixed(c);
         c.lengths = mixed_lengths(1, 300, 69, 17);
         check_mixed(c);
+        c.key_heads = 2, c.value_heads = 4;
+        c.lengths = mixed_lengths(1, 1200, 40, 17);
+        check_mixed(c);
     }
 }
 

@@ -45,7 +45,9 @@ inline void barrier_wait(uint32_t bar, uint32_t parity) {
 
 inline uint32_t remote_address(uint32_t address, uint32_t rank) { return (address & emulated::kOffsetMask) | rank << emulated::kRankShift; }
 inline void remote_arrive(uint32_t bar) { barrier_arrive(bar); }
-inline void sync_cluster() { emulated::machine().sync_cluster(); }
+inline void arrive_cluster() { emulated::machine().arrive_cluster(); }
+inline void wait_cluster() { emulated::machine().wait_cluster(); }
+inline void sync_cluster() { arrive_cluster(), wait_cluster(); }
 inline void fence_to_async() {}
 inline void sync_threads(int id, int threads) { emulated::machine().sync_named(id, threads); }
 inline void arrive_threads(int id, int threads) { emulated::machine().arrive_named(id, threads); }
