@@ -16,8 +16,8 @@ constexpr double kRecurrentStart = 6, kRecurrentToken = 0.58;
 constexpr double kRecurrentCrowdedToken = 0.31, kRecurrentTokenUnit = 0.0046;
 // fused: one cluster of two blocks a (row, head) pair
 constexpr double kFusedStart = 11.9, kFusedChunk = 1.7, kFusedCrowd = 0.39, kFusedUnit = 3, kFusedStates = 0.35;
-// fused, a cluster of three blocks a pair: 8 to 512 chunks, 16 and 32 pairs
-constexpr double kTrioStart = 12.5, kTrioChunk = 1.14, kTrioCrowd = 0.07;
+// fused, a cluster of three blocks a pair: 2 to 512 chunks, 8 to 32 pairs
+constexpr double kTrioStart = 11.5, kTrioChunk = 1.05, kTrioCrowd = 0.28;
 // fused, one block a (row, head) pair: rows of 1024 and 8192 tokens, 128 to 512 pairs
 constexpr double kHeadStart = 12, kHeadChunk = 2.45, kHeadUnit = 7;
 // the same in segments and their summary, 2/8 to 16/64 heads, 8192 and 32768 tokens, 2 to 16 segments; within 10%, so it must promise to take this much of
