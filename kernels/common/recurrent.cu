@@ -7,6 +7,7 @@
 //     o = s (exp(g) S^T q + (k.q) u)      = s (exp(g) S + k u^T)^T q
 //     S = exp(g) S + k u^T
 // The state is what decode moves: each lane asks for all of its share (256 bytes in f32) before it uses any.
+#include "delta_step.cuh"
 #include "kernel_params.h"
 #include "state_tile.cuh"
 #include "token_gates.cuh"
@@ -171,17 +172,17 @@ __device__ __forceinline__ void recurrent_role(const RecurrentParams& p, typenam
         kq = sum_over_parts(kq);
 
         // u = beta (v - exp(g) S^T k) in the lower half of each group
-        const float u_here = gates.beta * (tokens.read_v(my_column) - gates.decay * k_factor * sum);
+        const float u_here = delta_update(gates.beta, tokens.read_v(my_column), gates.decay * k_factor, sum);
         const float u_over = __shfl_xor_sync(kAllLanes, u_here, kParts / 2);
         // o = s (exp(g) S^T q + (k.q) u) in the upper half
-        output.write(scale * q_factor * (gates.decay * sum + k_factor * kq * u_over));
+        output.write(delta_output(scale * q_factor, gates.decay, sum, k_factor * kq, u_over));
 
         // S = exp(g) S + k u^T
 #pragma unroll
         for (int c = 0; c < kColumns; ++c) {
             const float u = k_factor * __shfl_sync(kAllLanes, u_here, group * kParts + c * kLanesPerSum);
 #pragma unroll
-            for (int i = 0; i < kKeys; ++i) s[c][i] = fmaf(k[i], u, gates.decay * s[c][i]);
+            for (int i = 0; i < kKeys; ++i) s[c][i] = delta_state(k[i], u, gates.decay, s[c][i]);
         }
     }
 }

@@ -108,4 +108,12 @@ __device__ __forceinline__ float inverse_norm(const Form& form, float sum_of_squ
     return form.qk_norm == FLASHQLA_NORM_L2 ? rsqrtf(sum_of_squares + static_cast<float>(form.eps)) : 1.f;
 }
 
+// The same of numbers that the host has made f32.
+__device__ __forceinline__ float beta_value(const Form& form, float beta_scale, float x) {
+    return beta_scale * (form.beta == FLASHQLA_BETA_LOGIT ? sigmoid(x) : x);
+}
+__device__ __forceinline__ float inverse_norm(const Form& form, float eps, float sum_of_squares) {
+    return form.qk_norm == FLASHQLA_NORM_L2 ? rsqrtf(sum_of_squares + eps) : 1.f;
+}
+
 }  // namespace fqla

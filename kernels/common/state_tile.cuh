@@ -118,6 +118,11 @@ struct FixedState {
                     }
             }
         }
+        // From the first of the lane's runs in a pool that is aligned.
+        __device__ __forceinline__ void start(const State* first) {
+#pragma unroll
+            for (int r = 0; r < kRuns; ++r) load_run(word[r], first + offset(0, 0, 0, r));
+        }
         __device__ __forceinline__ void start_zero() {
 #pragma unroll
             for (int r = 0; r < kRuns; ++r)
@@ -132,7 +137,7 @@ struct FixedState {
         }
     };
 
-    // `streaming`: the lines leave the L2 first. See kStreamingBytes in the planner.
+    // `streaming`: the lines leave the L2 first. See kLargeStateBytes in the planner.
     __device__ __forceinline__ static void store(const Form&, const Pool& pool, int64_t slot, int64_t head, int first_column, int group, int part,
                                                  bool streaming, float (&s)[kColumns][kKeys]) {
         State* to = head_of(pool, slot, head);
@@ -151,6 +156,20 @@ struct FixedState {
 #pragma unroll
                 for (int e = 0; e < kRun; ++e) at[e] = run[e];
             }
+        }
+    }
+    // To the first of the lane's runs in a pool that is aligned.
+    __device__ __forceinline__ static void store(State* first, bool streaming, float (&s)[kColumns][kKeys]) {
+#pragma unroll
+        for (int r = 0; r < kRuns; ++r) {
+            alignas(16) State run[kRun];
+#pragma unroll
+            for (int e = 0; e < kRun; ++e) run[e] = from_f32<State>(element(s, r, e));
+            auto* at = reinterpret_cast<Vector*>(first + offset(0, 0, 0, r));
+            if (streaming)
+                __stcs(at, *reinterpret_cast<const Vector*>(run));
+            else
+                *at = *reinterpret_cast<const Vector*>(run);
         }
     }
 };

@@ -25,5 +25,7 @@ FQLA_HD uint32_t divide(uint32_t x, const Divisor& by) {
     if (by.reciprocal) return static_cast<uint32_t>(uint64_t{x} * by.reciprocal >> 32);
     return by.value == 1 ? x : x / by.value;
 }
+// The same where `by` has a reciprocal or is 1: with numbers below 2^16 on either side.
+FQLA_HD uint32_t divide_small(uint32_t x, const Divisor& by) { return by.reciprocal ? static_cast<uint32_t>(uint64_t{x} * by.reciprocal >> 32) : x; }
 
 }  // namespace fqla

@@ -28,6 +28,36 @@ struct RecurrentParams {
 
 static_assert(sizeof(RecurrentParams) == 576, "layout");
 
+// gdn_decode_*: grid (tiles of V, value heads, rows). Strides are bytes in 32 bits, which shortens the way to the first loads (decode.h in the planner says
+// what fits).
+struct DecodeView {
+    char* data;
+    uint32_t row, head;
+    int32_t dtype;
+    int32_t reserved;
+};
+struct DecodePool {
+    char* data;
+    const int32_t* table;  // [rows] or null: slot n for row n
+    int64_t slot_bytes;
+    uint32_t slots;
+    uint32_t reserved;
+};
+struct DecodeParams {
+    Form form;
+    DecodeView q, k, v, gate, beta;
+    DecodeView a_log, dt_bias;  // the gate's memory where the form has none, so that each load may be made
+    DecodeView out;
+    DecodePool read, write;
+    Divisor heads;  // as in RecurrentParams; by its reciprocal or 1
+    float scale, beta_scale, eps;
+    int32_t streaming_stores;
+    uint32_t zero;  // which the compiler does not know for one
+    int32_t reserved;
+};
+
+static_assert(sizeof(DecodeParams) == 72 + 8 * 24 + 2 * 32 + 8 + 6 * 4, "layout");
+
 // Tokens of a chunk of the portable backward. A row's chunks count from its start. They are numbered through all rows without any of the
 // device's offsets being known to the host: chunk c of row n has slot  begin(n) / kBackwardChunk + n + c,  begin(n) the tokens in front of it.
 constexpr int32_t kBackwardChunk = 32;

@@ -107,6 +107,11 @@ bool kernels_of(const Problem* problem, int32_t op, const Caps& caps, bool (&wan
                 if (saves && !(aligned && saved_bytes(request, caps))) continue;
                 request.saved = saves;
                 want(request);
+                if (each == 1 && aligned) {
+                    request.decode_reaches = true;
+                    want(request);
+                    request.decode_reaches = false;
+                }
                 if (!offsets || !aligned || more_states || saves) continue;
                 const int64_t beside = std::max<int64_t>(64, each / 64);  // rows of one token (row_split.h)
                 request.bounds = {rows * (1 + beside), rows * (each + beside), each, true};

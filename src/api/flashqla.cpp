@@ -7,6 +7,7 @@
 
 #include "build_info.h"
 #include "cpu.h"
+#include "decode.h"
 #include "desc.h"
 #include "device.h"
 #include "explain.h"
@@ -58,6 +59,13 @@ int32_t describe_or_tell(const flashqla_handle* handle, const flashqla_problem* 
 }
 
 Request request_of(const Description& d, int32_t op, bool aligned) { return {op, d.problem, bounds_of(d.rows), use_of(d.state), aligned}; }
+
+// For queries, whose tensors are not there yet: as they should be.
+Request request_of(const Description& d, int32_t op) {
+    Request request = request_of(d, op, true);
+    request.decode_reaches = op == FLASHQLA_OP_FORWARD && decode_reaches({d.problem.form, d.rows, d.state, {}, {}});
+    return request;
+}
 
 int32_t check_saved(const Plan& plan, const Buffer& saved) {
     if (saved.bytes >= plan.saved.total_bytes()) return kOk;
@@ -174,7 +182,7 @@ int32_t flashqla_query(const flashqla_handle* handle, const flashqla_problem* pr
         info->reason = unsupported;
         return kOk;
     }
-    const Request request = request_of(d, op, true);
+    const Request request = request_of(d, op);
     const Plan plan = make_plan(request, handle->caps);
     info->status = plan.status;
     info->engine = plan.engine;
@@ -197,7 +205,7 @@ int32_t flashqla_explain(const flashqla_handle* handle, const flashqla_problem* 
     if (unsupported)
         writer.print("not supported: %s\n", unsupported);
     else
-        explain(request_of(d, op, true), handle->caps, handle->name, writer);
+        explain(request_of(d, op), handle->caps, handle->name, writer);
     if (needed) *needed = writer.needed();
     return kOk;
 }
@@ -222,7 +230,9 @@ int32_t flashqla_forward(const flashqla_handle* handle, const flashqla_problem* 
     Forward call{d.problem.form, d.rows, d.state, {}, {}};
     Operands operands{};
     if (const int32_t s = read_forward(args, {workspace, workspace_bytes}, call, operands)) return s;
-    return run(handle, request_of(d, FLASHQLA_OP_FORWARD, operands.aligned_16_bytes), call, operands.saved, workspace, workspace_bytes, stream);
+    Request request = request_of(d, FLASHQLA_OP_FORWARD, operands.aligned_16_bytes);
+    request.decode_reaches = decode_reaches(call);
+    return run(handle, request, call, operands.saved, workspace, workspace_bytes, stream);
 }
 
 int32_t flashqla_backward(const flashqla_handle* handle, const flashqla_problem* problem, const flashqla_sequences* sequences, const flashqla_state* state,

@@ -1,5 +1,6 @@
 #include "kernel_args.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "row_grid.h"
@@ -28,11 +29,49 @@ Forward call_of(const Step& step, const Plan& plan, Forward call) {
     return call;
 }
 
+Divisor key_head_divisor(const Form& form) {
+    return divisor_of(form.head_map == FLASHQLA_HEADS_TILED ? form.key_heads : form.value_heads / form.key_heads, form.value_heads);
+}
+
 RecurrentParams recurrent_params(const Step& step, const Forward& call) {
     const Form& form = call.form;
     const int32_t tiles = static_cast<int32_t>(step.grid[0] / static_cast<uint32_t>(form.value_heads));
-    const int32_t heads = form.head_map == FLASHQLA_HEADS_TILED ? form.key_heads : form.value_heads / form.key_heads;
-    return {call, divisor_of(tiles, step.grid[0]), divisor_of(heads, form.value_heads), !large_states(form, call.rows.count), 0};
+    return {call, divisor_of(tiles, step.grid[0]), key_head_divisor(form), !large_states(form, call.rows.count), 0};
+}
+
+DecodeView decode_view(const View& x) {
+    const int64_t bytes = element_bytes(x.dtype);
+    return {static_cast<char*>(x.data), static_cast<uint32_t>(x.row * bytes), static_cast<uint32_t>(x.head * bytes), x.dtype, 0};
+}
+
+DecodePool decode_pool(const Pool& pool, const Form& form) {
+    const auto slots = static_cast<uint32_t>(std::min(pool.slots, int64_t{1} << 31));  // a table's entries are below it
+    return {static_cast<char*>(pool.data), pool.table, pool.slot_stride * element_bytes(form.state_dtype), slots, 0};
+}
+
+DecodeParams decode_params(const Forward& call) {
+    const Form& form = call.form;
+    const bool raw = form.gate == FLASHQLA_GATE_RAW;
+    View none = call.in.gate;
+    none.row = none.head = 0;
+    return {form,
+            decode_view(call.in.q),
+            decode_view(call.in.k),
+            decode_view(call.in.v),
+            decode_view(call.in.gate),
+            decode_view(call.in.beta),
+            decode_view(raw ? call.in.a_log : none),
+            decode_view(raw ? call.in.dt_bias : none),
+            decode_view(call.out),
+            decode_pool(call.state.read, form),
+            decode_pool(call.state.write, form),
+            key_head_divisor(form),
+            static_cast<float>(form.scale),
+            static_cast<float>(form.beta_scale),
+            static_cast<float>(form.eps),
+            !large_states(form, call.rows.count),
+            0,
+            0};
 }
 
 BackwardParams backward_params(const Step& step, int32_t segment, const Plan& plan, const Backward& call, const Memory& memory) {
@@ -184,6 +223,7 @@ View dv_of(const Plan& plan, const Backward& call, const Memory& memory) {
 
 size_t make_kernel_args(const Step& step, const Plan& plan, const Forward& all, const TensorMaps& maps, const Memory& memory, KernelArgs& out) {
     const Forward call = call_of(step, plan, all);
+    if (from_source(step, "decode")) return put(decode_params(call), out);
     if (from_source(step, "recurrent")) return put(recurrent_params(step, call), out);
     if (from_source(step, "solve")) return put(solve_params(plan, call, maps, memory), out);
     if (from_source(step, "forward")) return put(sm90_forward_params(plan, call, maps, memory), out);

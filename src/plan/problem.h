@@ -28,6 +28,7 @@ struct Request {
     Bounds bounds;
     StateUse state;
     bool aligned_16_bytes;        // q, k, v, out and their strides
+    bool decode_reaches = false;  // decode.h
     bool saved = false;           // the forward saves for its backward, the backward reads that; only where saved_bytes (plan.h) is not 0
     int64_t segments = 0;         // that context parallelism would cut each row into: make_plan finds them once, for all engines
     bool fused_segments = false;  // without chunk records (cost.h)

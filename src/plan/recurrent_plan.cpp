@@ -1,6 +1,7 @@
 // The recurrent engine's launch: which symbol, and how V is split so that the card fills.
 #include <cstdio>
 
+#include "decode.h"
 #include "kernel_params.h"
 #include "plan.h"
 #include "row_grid.h"
@@ -24,6 +25,13 @@ KernelId fixed_symbol(const Form& form, bool large) {
     return state == 1 && large ? large_table[tensor] : table[tensor][state];
 }
 
+KernelId decode_symbol(const Form& form) {
+    using Id = KernelId;
+    const bool bf16_states = form.state_dtype == FLASHQLA_DTYPE_BF16;
+    if (form.dtype == FLASHQLA_DTYPE_BF16) return bf16_states ? Id::gdn_decode_bf16_bf16vk : Id::gdn_decode_bf16_f32vk;
+    return bf16_states ? Id::gdn_decode_f16_bf16vk : Id::gdn_decode_f16_f32vk;
+}
+
 }  // namespace
 
 void plan_forward_recurrent(const Request& request, const Caps& caps, Plan& plan) {
@@ -37,6 +45,15 @@ void plan_forward_recurrent(const Request& request, const Caps& caps, Plan& plan
         plan.status = FLASHQLA_STATUS_UNSUPPORTED;
         std::snprintf(plan.reason, sizeof plan.reason, "problem.value_heads = %d: the recurrent engine's grid takes at most %lld", form.value_heads,
                       static_cast<long long>(kMostGridX / grid.tiles));
+        return;
+    }
+    if (decode_serves(request)) {
+        plan.add({decode_symbol(form),
+                  When::before,
+                  false,
+                  {static_cast<uint32_t>(grid.tiles), static_cast<uint32_t>(form.value_heads), static_cast<uint32_t>(request.bounds.rows)},
+                  static_cast<uint32_t>(grid.warps * 32),
+                  0});
         return;
     }
     const bool large = large_states(form, request.bounds.rows) && request.bounds.max_tokens <= kFewTokens;

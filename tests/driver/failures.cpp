@@ -130,7 +130,7 @@ TEST_CASE("capture") {
     fake.context = 7;
     fake.capturing = true;
     CHECK(call.forward() == FLASHQLA_STATUS_NOT_WARM);
-    CHECK(says({"gdn_recurrent", "flashqla_warmup"}));
+    CHECK(says({"gdn_decode", "flashqla_warmup"}));
     CHECK(fake.launches.empty());
     fake.capturing = false;
     CHECK(call.warm() == FLASHQLA_STATUS_OK);

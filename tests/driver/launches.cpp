@@ -59,7 +59,8 @@ TEST_CASE("only what was allowed is asked of the driver") {
 TEST_CASE("parameters arrive as they were given") {
     fake_cuda().context = 7;
     GpuCall call;
-    call.args.q.stride_row = 4096, call.args.q.stride_token = 4096, call.args.q.stride_head = 128;
+    call.sequences.tokens = 16;
+    call.args.q.stride_row = 8192, call.args.q.stride_token = 4096, call.args.q.stride_head = 128;
     call.args.gate.dtype = FLASHQLA_DTYPE_BF16;
     call.problem.scale = 0.25, call.problem.beta_scale = 2, call.problem.head_map = FLASHQLA_HEADS_TILED;
     REQUIRE(call.forward() == FLASHQLA_STATUS_OK);
@@ -81,7 +82,7 @@ TEST_CASE("parameters arrive as they were given") {
     CHECK(p.call.form.beta_scale == 2);
     CHECK(p.call.form.eps == 1e-6);
     CHECK(p.call.rows.count == 8);
-    CHECK(p.call.rows.max_tokens == 1);
+    CHECK(p.call.rows.max_tokens == 2);
     CHECK(p.call.rows.offsets == nullptr);
     CHECK(p.call.state.read.data == call.state.read_data);
     CHECK(p.call.state.write.table == call.state.write_slots);
@@ -89,13 +90,92 @@ TEST_CASE("parameters arrive as they were given") {
     CHECK(p.call.state.read.slot_stride == 32 * 128 * 128);
     CHECK(p.call.state.store_final == 1);
     CHECK(p.call.in.q.data == call.args.q.data);
-    CHECK(p.call.in.q.row == 4096);
+    CHECK(p.call.in.q.row == 8192);
     CHECK(p.call.in.q.head == 128);
-    CHECK(p.call.in.v.row == 32 * 128);
+    CHECK(p.call.in.v.row == 2 * 32 * 128);
     CHECK(p.call.in.gate.dtype == FLASHQLA_DTYPE_BF16);
     CHECK(p.call.in.beta.dtype == FLASHQLA_DTYPE_F32);
     CHECK(p.call.in.a_log.data == call.args.A_log.data);
     CHECK(p.call.out.data == call.args.out.data);
+}
+
+TEST_CASE("decode parameters arrive in bytes") {
+    FakeCuda& fake = fake_cuda();
+    fake.context = 7;
+    GpuCall call;
+    call.args.q.stride_row = 8192, call.args.q.stride_token = 8192, call.args.q.stride_head = 128;
+    call.args.gate.dtype = FLASHQLA_DTYPE_BF16;
+    call.problem.scale = 0.25, call.problem.beta_scale = 2, call.problem.head_map = FLASHQLA_HEADS_TILED;
+    const auto launched = [&] {
+        fake.launches.clear();
+        REQUIRE_MESSAGE(call.forward() == FLASHQLA_STATUS_OK, std::string(flashqla_last_error()));
+        REQUIRE(fake.launches.size() == 1);
+        fqla::DecodeParams p;
+        std::memcpy(static_cast<void*>(&p), fake.launches[0].params, sizeof p);
+        return p;
+    };
+    fqla::DecodeParams p = launched();
+    CHECK(fake.launches[0].kernel == "gdn_decode_bf16_f32vk");
+    CHECK(fake.launches[0].stream == call.stream);
+    CHECK(fake.launches[0].grid[0] * fake.launches[0].threads == 8 * 32);  // a warp for 16 columns
+    CHECK(fake.launches[0].grid[1] == 32);
+    CHECK(fake.launches[0].grid[2] == 8);
+    CHECK(p.form.gate == FLASHQLA_GATE_RAW);
+    CHECK(p.scale == 0.25F);
+    CHECK(p.beta_scale == 2);
+    CHECK(p.eps == 1e-6F);
+    CHECK(p.heads.value == 16);
+    CHECK(p.q.data == call.args.q.data);
+    CHECK(p.q.row == 2 * 8192);
+    CHECK(p.q.head == 2 * 128);
+    CHECK(p.v.row == 2 * 32 * 128);
+    CHECK(p.gate.dtype == FLASHQLA_DTYPE_BF16);
+    CHECK(p.gate.row == 2 * 32);
+    CHECK(p.beta.row == 4 * 32);
+    CHECK(p.a_log.data == call.args.A_log.data);
+    CHECK(p.a_log.row == 0);
+    CHECK(p.a_log.head == 4);
+    CHECK(p.out.data == call.args.out.data);
+    CHECK(p.read.data == call.state.read_data);
+    CHECK(p.read.table == call.state.read_slots);
+    CHECK(p.write.table == call.state.write_slots);
+    CHECK(p.read.slots == 100);
+    CHECK(p.write.slot_bytes == 4 * 32 * 128 * 128);
+    CHECK(p.zero == 0);
+
+    // Where the form has no A_log and dt_bias, their loads are the gate's.
+    call.problem.gate = FLASHQLA_GATE_LOG;
+    call.args.A_log = {}, call.args.dt_bias = {};
+    p = launched();
+    CHECK(p.a_log.data == call.args.gate.data);
+    CHECK(p.a_log.row == 0);
+    CHECK(p.a_log.head == 0);
+    CHECK(p.dt_bias.data == call.args.gate.data);
+}
+
+TEST_CASE("decode that the decode kernel does not reach") {
+    FakeCuda& fake = fake_cuda();
+    fake.context = 7;
+    const auto check = [&](const char* kernel, void (*edit)(GpuCall&)) {
+        GpuCall call;
+        edit(call);
+        fake.launches.clear();
+        REQUIRE_MESSAGE(call.forward() == FLASHQLA_STATUS_OK, std::string(flashqla_last_error()));
+        CHECK(fake.launches[0].kernel == kernel);
+    };
+    const char *const decode = "gdn_decode_bf16_f32vk", *const recurrent = "gdn_recurrent_bf16_f32vk";
+    check(decode, [](GpuCall&) {});
+    check(recurrent, [](GpuCall& c) { c.state.read_data = c.state.write_data = device_pointer(0x700000000008); });
+    check(recurrent, [](GpuCall& c) { c.state.read_slot_stride = 32 * 128 * 128 + 1; });
+    check(recurrent, [](GpuCall& c) { c.state.write_data = nullptr; });
+    check(recurrent, [](GpuCall& c) { c.sequences.offsets = device_pointer(0x2100000000000), c.sequences.max_tokens = 1; });
+    check("gdn_recurrent_any_128", [](GpuCall& c) { c.args.q.data = device_pointer(0x600000000002); });
+    // 2^31 bytes from the first row to behind the last: too many by a row.
+    constexpr int64_t kRow = (int64_t{1} << 30) / 8;
+    const auto with_row_stride = [](GpuCall& c, int64_t elements) { c.args.v.stride_row = c.args.v.stride_token = elements, c.args.v.stride_head = 128; };
+    static const auto stride = with_row_stride;
+    check(decode, [](GpuCall& c) { stride(c, kRow - 32 * 128); });
+    check(recurrent, [](GpuCall& c) { stride(c, kRow); });
 }
 
 // Chunked on a Hopper card: maps for q, k, v and out, the solve, then the recurrence that may start early.
@@ -319,7 +399,7 @@ TEST_CASE("a forward that saves, and the backward that reads it") {
         CHECK(bytes_for(FLASHQLA_OP_BACKWARD) == 0);
         give(saved, 0);
         REQUIRE_MESSAGE(call.forward() == FLASHQLA_STATUS_OK, std::string(flashqla_last_error()));
-        CHECK(fake.launches[0].kernel == "gdn_recurrent_bf16_f32vk");
+        CHECK(fake.launches[0].kernel == (engine ? "gdn_recurrent_bf16_f32vk" : "gdn_decode_bf16_f32vk"));
         CHECK(call.backward() == FLASHQLA_STATUS_OK);
     }
 }

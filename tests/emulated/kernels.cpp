@@ -11,6 +11,7 @@
 // Each source's kernels share their parameters.
 namespace {
 using backward_Params = fqla::BackwardParams;
+using decode_Params = fqla::DecodeParams;
 using recurrent_Params = fqla::RecurrentParams;
 using solve_Params = fqla::Sm90SolveParams;
 using forward_Params = fqla::Sm90ForwardParams;

@@ -68,6 +68,11 @@ Sizes reached() {
                 r.bounds = bit(7) ? fqla::Bounds{1001, tokens + 1000, tokens, true} : fqla::Bounds{4096, 20 * 600 + 4076, 600, true};
             r.state = {bit(10), bit(10), bit(10), bit(10)};
             r.aligned_16_bytes = bit(11);
+            if (bit(8) && !bit(7) && !bit(9)) {  // decode
+                r.bounds = {rows, rows, 1, false};
+                r.state = {true, true, false, false};
+                r.decode_reaches = bit(10);
+            }
             for (int32_t engine = FLASHQLA_ENGINE_AUTO; engine <= FLASHQLA_ENGINE_CONTEXT_PARALLEL; engine++) {
                 r.problem.engine = engine;
                 for (const bool saved : {false, true}) {

@@ -2,7 +2,7 @@
 //
 // Columns: a request (card, op, HK/HV, KxV, tensor/state dtype, engine, flags, rows, tokens, max_tokens, options), then the plan (status,
 // engine, launches, segments, workspace, most workspace, saved, steps, reason). Options, letter by letter: o offsets, r reads states,
-// w writes them, c checkpoints, t per-token states, u unaligned, v VK layout, g raw gate with L2 norm,
+// w writes them, c checkpoints, t per-token states, u unaligned, n not for the decode kernel (decode.h), v VK layout, g raw gate with L2 norm,
 // s saves (forward) or reads what was saved (backward); - none.
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>
@@ -71,6 +71,7 @@ fqla::Request request_of(const std::vector<std::string>& f) {
     r.bounds = {std::stoll(f[7]), std::stoll(f[8]), std::stoll(f[9]), has('o')};
     r.state = {has('r'), has('w'), has('c'), has('t')};
     r.aligned_16_bytes = !has('u');
+    r.decode_reaches = !has('n');
     r.saved = has('s');
     return r;
 }

@@ -71,6 +71,7 @@ Request any_request(Dice& dice) {
     } while (!admitted(f, r.bounds));
     r.state = {dice.coin(), dice.coin(), dice.coin(), dice.coin()};
     r.aligned_16_bytes = dice.coin();
+    r.decode_reaches = dice.coin();
     return r;
 }
 
@@ -90,6 +91,7 @@ Request any_within(Dice& dice, const Request& large) {
     r.bounds = with_or_without_offsets(r.bounds);
     r.state = {dice.coin(), dice.coin(), dice.coin(), dice.coin()};
     r.aligned_16_bytes = dice.coin();
+    r.decode_reaches = dice.coin();
     return r;
 }
 
@@ -98,7 +100,7 @@ std::string text_of(const Request& r) {
     std::ostringstream s;
     s << "op " << r.op << " engine " << r.problem.engine << " flags " << r.problem.flags << " heads " << f.key_heads << '/' << f.value_heads << " dims "
       << f.key_dim << 'x' << f.value_dim << " dtype " << f.dtype << " gate " << f.gate << " rows " << r.bounds.rows << " tokens " << r.bounds.tokens << " max "
-      << r.bounds.max_tokens << " offsets " << r.bounds.offsets << " aligned " << r.aligned_16_bytes;
+      << r.bounds.max_tokens << " offsets " << r.bounds.offsets << " aligned " << r.aligned_16_bytes << " decode " << r.decode_reaches;
     return s.str();
 }
 
@@ -213,6 +215,38 @@ TEST_SUITE("properties") {
                 CHECK(static_cast<int64_t>(plan.steps[0].grid[1]) * plan.steps[0].grid[2] >= r.bounds.rows);
             }
         CHECK(split > 200);
+    }
+
+    TEST_CASE("one token a row that the host knows of is decode, whatever the number of rows") {
+        Dice dice(6);
+        int decode = 0;
+        for (const Card& card : kCards) {
+            if (!card.caps.cuda) continue;
+            for (int i = 0; i < 2000; i++) {
+                Request r = any_request(dice);
+                fqla::Form& f = r.problem.form;
+                if (dice.between(0, 7)) r.op = FLASHQLA_OP_FORWARD, f.key_dim = f.value_dim = 128, f.state_layout = FLASHQLA_STATE_VK;
+                if (dice.between(0, 7)) r.bounds = with_or_without_offsets({dice.sized(1 << 17), 0, 1, false});
+                if (dice.between(0, 3)) r.state = {true, true, false, false}, r.aligned_16_bytes = r.decode_reaches = true;
+                const Plan plan = fqla::make_plan(r, card.caps);
+                const bool small = f.key_dim == 128 && f.value_dim == 128 && f.state_layout == FLASHQLA_STATE_VK && f.dtype != FLASHQLA_DTYPE_F32;
+                const bool serves = small && r.decode_reaches && r.aligned_16_bytes && r.state.read && r.state.write && !r.state.checkpoints &&
+                                    !r.state.token_states && !r.bounds.offsets && r.bounds.max_tokens == 1 && r.bounds.rows <= 65535;
+                CAPTURE(text_of(r));
+                bool is_decode = false;
+                for (int s = 0; s < plan.step_count; s++) is_decode |= !std::strcmp(fqla::kKernels[static_cast<size_t>(plan.steps[s].kernel)].source, "decode");
+                if (is_decode) CHECK(serves);
+                if (serves && plan.step_count && plan.engine == FLASHQLA_ENGINE_RECURRENT && r.op == FLASHQLA_OP_FORWARD) CHECK(is_decode);
+                if (!is_decode) continue;
+                decode++;
+                CHECK(plan.step_count == 1);
+                const fqla::Step& step = plan.steps[0];
+                CHECK(step.grid[0] * step.threads == 8 * 32);  // a warp for 16 of 128 columns
+                CHECK(step.grid[1] == static_cast<uint32_t>(f.value_heads));
+                CHECK(step.grid[2] == static_cast<uint32_t>(r.bounds.rows));
+            }
+        }
+        CHECK(decode > 1000);
     }
 
     TEST_CASE("forward and backward agree on what is saved, and both can use it") {
