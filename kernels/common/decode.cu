@@ -1,8 +1,7 @@
 // Decode: one token a row, no offsets, K = V = 128, VK states, bf16 or f16 tensors. What recurrent.cu computes, bit for bit, on a shorter way.
 //
 // The same cut: a warp has all K keys of 16 value columns of one row and head (state_tile.cuh). A call of few rows takes as long as one warp's chain
-// from slot to state to sums to state, and a warp that is alone issues an instruction every third cycle: on an H100 4,400 cycles for 1,400 instructions
-// (2026-11-23). So there is no loop, no shared memory and no 64-bit stride, and
+// from slot to state to sums to state, with nobody on its scheduler to fill in: so there is no loop, no shared memory and no 64-bit stride, and
 //     1. all that is small is asked for at once, straight into registers: slots, gates, q, k, v
 //     2. behind one wait the states are asked for, all of a lane's share (256 bytes in f32)
 //     3. norms, k.q, exp(g) and beta are worked out while these come

@@ -166,16 +166,17 @@ TEST_CASE("decode that the decode kernel does not reach") {
     const char *const decode = "gdn_decode_bf16_f32vk", *const recurrent = "gdn_recurrent_bf16_f32vk";
     check(decode, [](GpuCall&) {});
     check(recurrent, [](GpuCall& c) { c.state.read_data = c.state.write_data = device_pointer(0x700000000008); });
-    check(recurrent, [](GpuCall& c) { c.state.read_slot_stride = 32 * 128 * 128 + 1; });
+    check(recurrent, [](GpuCall& c) { c.state.read_slot_stride = c.state.write_slot_stride = 32 * 128 * 128 + 1; });
     check(recurrent, [](GpuCall& c) { c.state.write_data = nullptr; });
     check(recurrent, [](GpuCall& c) { c.sequences.offsets = device_pointer(0x2100000000000), c.sequences.max_tokens = 1; });
     check("gdn_recurrent_any_128", [](GpuCall& c) { c.args.q.data = device_pointer(0x600000000002); });
     // 2^31 bytes from the first row to behind the last: too many by a row.
     constexpr int64_t kRow = (int64_t{1} << 30) / 8;
-    const auto with_row_stride = [](GpuCall& c, int64_t elements) { c.args.v.stride_row = c.args.v.stride_token = elements, c.args.v.stride_head = 128; };
-    static const auto stride = with_row_stride;
-    check(decode, [](GpuCall& c) { stride(c, kRow - 32 * 128); });
-    check(recurrent, [](GpuCall& c) { stride(c, kRow); });
+    static constexpr auto set_row_stride = [](GpuCall& c, int64_t elements) {
+        c.args.v.stride_row = c.args.v.stride_token = elements, c.args.v.stride_head = 128;
+    };
+    check(decode, [](GpuCall& c) { set_row_stride(c, kRow - 32 * 128); });
+    check(recurrent, [](GpuCall& c) { set_row_stride(c, kRow); });
 }
 
 // Chunked on a Hopper card: maps for q, k, v and out, the solve, then the recurrence that may start early.
