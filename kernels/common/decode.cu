@@ -7,20 +7,10 @@
 //     3. norms, k.q, exp(g) and beta are worked out while these come
 //     4. the sums S^T k, S^T q;  u, o, S (delta_step.cuh)
 #include "delta_step.cuh"
-#include "global.cuh"
-#include "kernel_params.h"
-#include "registers.cuh"
+#include "narrow.cuh"
 #include "state_tile.cuh"
 
 namespace fqla {
-
-// `more` bytes into the head's vector.
-__device__ __forceinline__ char* address(const DecodeView& x, uint32_t row, uint32_t head, uint32_t more = 0) {
-    return x.data + (row * x.row + head * x.head + more);
-}
-__device__ __forceinline__ uint32_t load_scalar_bits(const DecodeView& x, uint32_t row, uint32_t head) {
-    return load_element(x.dtype == FLASHQLA_DTYPE_F32, address(x, row, head));
-}
 
 // A lane's keys of q or k, as words until somebody wants numbers.
 template <class Tensor, class Tile>
@@ -43,33 +33,6 @@ struct LaneKeys {
             return __half2float(__ushort_as_half(static_cast<unsigned short>(i % 2 ? bits >> 16 : bits)));
     }
 };
-
-// As bits_to_f32, without branches.
-__device__ __forceinline__ float number(uint32_t bits, int32_t dtype) {
-    const float wide = __uint_as_float(dtype == FLASHQLA_DTYPE_BF16 ? bits << 16 : bits);
-    const float half = __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
-    return dtype == FLASHQLA_DTYPE_F16 ? half : wide;
-}
-
-// The gate's inputs, as loaded.
-struct GateBits {
-    uint32_t gate, beta;
-    HeadGate head;
-
-    __device__ __forceinline__ GateBits(const DecodeParams& p, uint32_t row, uint32_t h)
-        : gate(load_scalar_bits(p.gate, row, h)),
-          beta(load_scalar_bits(p.beta, row, h)),
-          head{load_scalar_bits(p.a_log, 0, h), load_scalar_bits(p.dt_bias, 0, h)} {}
-};
-
-// exp(g)
-__device__ __forceinline__ float decay_of(const DecodeParams& p, const GateBits& bits) {
-    const float rate = expf(number(bits.head.a_log, p.a_log.dtype)), bias = number(bits.head.bias, p.dt_bias.dtype);
-    return expf(log_gate(p.form, rate, bias, number(bits.gate, p.gate.dtype)));
-}
-__device__ __forceinline__ float beta_of(const DecodeParams& p, const GateBits& bits) {
-    return beta_value(p.form, p.beta_scale, number(bits.beta, p.beta.dtype));
-}
 
 // What the token is without its states: k and q as they are, norms and scale in factors.
 template <int kKeys>
@@ -106,12 +69,6 @@ __device__ __forceinline__ float state_sums(const float (&s)[kColumns][kKeys], c
             sums[kColumns + c] = fmaf(s[c][i], token.q[i], sums[kColumns + c]);
         }
     return scatter_sums(sums, part);
-}
-
-// PAD on either side, or a slot that is none: zeros for output, and nothing stored.
-__device__ __forceinline__ bool is_skipped(bool reads, uint32_t read_slot, bool writes, uint32_t write_slot) {
-    const auto none = static_cast<uint32_t>(FLASHQLA_SLOT_NONE);
-    return (!reads && read_slot != none) || (!writes && write_slot != none);
 }
 
 template <class Tensor, class State>

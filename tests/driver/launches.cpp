@@ -167,7 +167,7 @@ TEST_CASE("decode that the decode kernel does not reach") {
     check(decode, [](GpuCall&) {});
     check(recurrent, [](GpuCall& c) { c.state.read_data = c.state.write_data = device_pointer(0x700000000008); });
     check(recurrent, [](GpuCall& c) { c.state.read_slot_stride = c.state.write_slot_stride = 32 * 128 * 128 + 1; });
-    check(recurrent, [](GpuCall& c) { c.state.write_data = nullptr; });
+    check(recurrent, [](GpuCall& c) { c.state.write_data = nullptr, c.state.write_slots = nullptr, c.state.write_slots_count = 0; });
     check(recurrent, [](GpuCall& c) { c.sequences.offsets = device_pointer(0x2100000000000), c.sequences.max_tokens = 1; });
     check("gdn_recurrent_any_128", [](GpuCall& c) { c.args.q.data = device_pointer(0x600000000002); });
     // 2^31 bytes from the first row to behind the last: too many by a row.
