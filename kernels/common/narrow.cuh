@@ -1,4 +1,4 @@
-// What the kernels of rows that the host knows the length of (decode.cu, short.cu) load and work out alike: 32-bit addresses, loads without branches.
+// What the kernels of rows that the host knows the length of (decode.cu, short_rows.cu) load and work out alike: 32-bit addresses, loads without branches.
 #pragma once
 #include "global.cuh"
 #include "kernel_params.h"

@@ -40,10 +40,10 @@ __device__ __forceinline__ float scatter_sums(float (&x)[kCount], int part) {
 }
 
 // K = V = 128, one dtype and layout of memory: 16-byte accesses where the pool is aligned to them.
-template <class State, int kLayout>
+template <class State, int kLayout, int kColumns_ = 4>
 struct FixedState {
     static constexpr int kKeyDim = 128, kValueDim = 128;
-    static constexpr int kKeys = kKeyDim / kParts, kColumns = 4;
+    static constexpr int kKeys = kKeyDim / kParts, kColumns = kColumns_;
     static constexpr bool kKeysContiguous = kLayout == FLASHQLA_STATE_VK;
     static constexpr int kVector = kKeysContiguous ? 16 / sizeof(State) : 4;  // neighbouring keys of a lane
 

@@ -8,6 +8,7 @@ namespace fqla {
 struct RecurrentLayout {
     static constexpr int kFixedDim = 128;                      // K and V of the fixed-size symbols
     static constexpr int kFixedColumns = 16, kAnyColumns = 8;  // value columns of a warp there, and in gdn_recurrent_any_*
+    static constexpr int kShortColumns = 8, kShortTokens = 8;  // value columns of a warp in gdn_short_*, and tokens of a row there, at most
     static constexpr int kMaxWarps = 4;                        // of a block; a plan may take fewer
     static constexpr int kSmallKeyDim = 128;                   // gdn_recurrent_any_128 serves up to here
 };
@@ -57,6 +58,18 @@ struct DecodeParams {
 };
 
 static_assert(sizeof(DecodeParams) == 72 + 8 * 24 + 2 * 32 + 8 + 6 * 4, "layout");
+
+// gdn_short_*: the same, with several tokens a row.
+struct ShortParams {
+    DecodeParams row;
+    const int32_t* token_slots;  // [rows, token_width] into `write`, or null
+    int64_t token_width;
+    uint32_t q_token, k_token, v_token, gate_token, beta_token, out_token;  // bytes
+    int32_t tokens;
+    int32_t store_final;
+};
+
+static_assert(sizeof(ShortParams) == sizeof(DecodeParams) + 2 * 8 + 8 * 4, "layout");
 
 // Tokens of a chunk of the portable backward. A row's chunks count from its start. They are numbered through all rows without any of the
 // device's offsets being known to the host: chunk c of row n has slot  begin(n) / kBackwardChunk + n + c,  begin(n) the tokens in front of it.

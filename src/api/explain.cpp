@@ -6,6 +6,7 @@
 #include "cost.h"
 #include "device.h"
 #include "engines.h"
+#include "kernel_params.h"
 
 namespace fqla {
 namespace {
@@ -107,10 +108,10 @@ bool kernels_of(const Problem* problem, int32_t op, const Caps& caps, bool (&wan
                 if (saves && !(aligned && saved_bytes(request, caps))) continue;
                 request.saved = saves;
                 want(request);
-                if (each == 1 && aligned) {
-                    request.decode_reaches = true;
-                    want(request);
-                    request.decode_reaches = false;
+                if (each <= RecurrentLayout::kShortTokens && aligned) {  // rows of known length (decode.h)
+                    Request reached = request;
+                    reached.decode_reaches = true, reached.state.checkpoints = false;
+                    want(reached);
                 }
                 if (!offsets || !aligned || more_states || saves) continue;
                 const int64_t beside = std::max<int64_t>(64, each / 64);  // rows of one token (row_split.h)

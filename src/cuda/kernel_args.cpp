@@ -74,6 +74,15 @@ DecodeParams decode_params(const Forward& call) {
             0};
 }
 
+ShortParams short_params(const Forward& call) {
+    const auto step = [](const View& x) { return static_cast<uint32_t>(x.token * element_bytes(x.dtype)); };
+    const Inputs& in = call.in;
+    const StateIo& state = call.state;
+    return {decode_params(call), state.token_slots, state.token_width, step(in.q),     step(in.k),
+            step(in.v),          step(in.gate),     step(in.beta),     step(call.out), static_cast<int32_t>(call.rows.max_tokens),
+            state.store_final};
+}
+
 BackwardParams backward_params(const Step& step, int32_t segment, const Plan& plan, const Backward& call, const Memory& memory) {
     const Rows& rows = call.rows;
     const int64_t slots = plan.segment_tokens / kBackwardChunk;
@@ -224,6 +233,7 @@ View dv_of(const Plan& plan, const Backward& call, const Memory& memory) {
 size_t make_kernel_args(const Step& step, const Plan& plan, const Forward& all, const TensorMaps& maps, const Memory& memory, KernelArgs& out) {
     const Forward call = call_of(step, plan, all);
     if (from_source(step, "decode")) return put(decode_params(call), out);
+    if (from_source(step, "short_rows")) return put(short_params(call), out);
     if (from_source(step, "recurrent")) return put(recurrent_params(step, call), out);
     if (from_source(step, "solve")) return put(solve_params(plan, call, maps, memory), out);
     if (from_source(step, "forward")) return put(sm90_forward_params(plan, call, maps, memory), out);

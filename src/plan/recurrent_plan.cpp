@@ -25,11 +25,26 @@ KernelId fixed_symbol(const Form& form, bool large) {
     return state == 1 && large ? large_table[tensor] : table[tensor][state];
 }
 
-KernelId decode_symbol(const Form& form) {
+// By tensor dtype, then state dtype: f32, bf16.
+KernelId known_length_symbol(const Form& form, const KernelId (&table)[2][2]) {
+    return table[form.dtype == FLASHQLA_DTYPE_F16][form.state_dtype == FLASHQLA_DTYPE_BF16];
+}
+
+// Rows whose length the host knows: decode, or few short rows.
+void plan_known_lengths(const Request& request, const Caps& caps, Plan& plan) {
     using Id = KernelId;
-    const bool bf16_states = form.state_dtype == FLASHQLA_DTYPE_BF16;
-    if (form.dtype == FLASHQLA_DTYPE_BF16) return bf16_states ? Id::gdn_decode_bf16_bf16vk : Id::gdn_decode_bf16_f32vk;
-    return bf16_states ? Id::gdn_decode_f16_bf16vk : Id::gdn_decode_f16_f32vk;
+    constexpr Id decode[2][2] = {{Id::gdn_decode_bf16_f32vk, Id::gdn_decode_bf16_bf16vk}, {Id::gdn_decode_f16_f32vk, Id::gdn_decode_f16_bf16vk}};
+    constexpr Id shorts[2][2] = {{Id::gdn_short_bf16_f32vk, Id::gdn_short_bf16_bf16vk}, {Id::gdn_short_f16_f32vk, Id::gdn_short_f16_bf16vk}};
+    const Form& form = request.problem.form;
+    const bool one = request.bounds.max_tokens == 1;
+    const RowGrid grid = row_grid(request.bounds.rows, form.value_heads, form.value_dim, one ? Layout::kFixedColumns : Layout::kShortColumns,
+                                  caps.multiprocessors, large_states(form, request.bounds.rows) ? 4 : 2);
+    plan.add({known_length_symbol(form, one ? decode : shorts),
+              When::before,
+              false,
+              {static_cast<uint32_t>(grid.tiles), static_cast<uint32_t>(form.value_heads), static_cast<uint32_t>(request.bounds.rows)},
+              static_cast<uint32_t>(grid.warps * 32),
+              0});
 }
 
 }  // namespace
@@ -37,6 +52,7 @@ KernelId decode_symbol(const Form& form) {
 void plan_forward_recurrent(const Request& request, const Caps& caps, Plan& plan) {
     const Form& form = request.problem.form;
     if (request.bounds.rows == 0) return;
+    if (decode_serves(request) || short_serves(request)) return plan_known_lengths(request, caps, plan);
 
     const bool fixed = form.key_dim == Layout::kFixedDim && form.value_dim == Layout::kFixedDim && request.aligned_16_bytes;
     const RowGrid grid = row_grid(request.bounds.rows, form.value_heads, form.value_dim, fixed ? Layout::kFixedColumns : Layout::kAnyColumns,
@@ -45,15 +61,6 @@ void plan_forward_recurrent(const Request& request, const Caps& caps, Plan& plan
         plan.status = FLASHQLA_STATUS_UNSUPPORTED;
         std::snprintf(plan.reason, sizeof plan.reason, "problem.value_heads = %d: the recurrent engine's grid takes at most %lld", form.value_heads,
                       static_cast<long long>(kMostGridX / grid.tiles));
-        return;
-    }
-    if (decode_serves(request)) {
-        plan.add({decode_symbol(form),
-                  When::before,
-                  false,
-                  {static_cast<uint32_t>(grid.tiles), static_cast<uint32_t>(form.value_heads), static_cast<uint32_t>(request.bounds.rows)},
-                  static_cast<uint32_t>(grid.warps * 32),
-                  0});
         return;
     }
     const bool large = large_states(form, request.bounds.rows) && request.bounds.max_tokens <= kFewTokens;

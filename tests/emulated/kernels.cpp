@@ -13,6 +13,7 @@ namespace {
 using backward_Params = fqla::BackwardParams;
 using decode_Params = fqla::DecodeParams;
 using recurrent_Params = fqla::RecurrentParams;
+using short_rows_Params = fqla::ShortParams;
 using solve_Params = fqla::Sm90SolveParams;
 using forward_Params = fqla::Sm90ForwardParams;
 using segment_Params = fqla::Sm90StitchParams;

@@ -73,6 +73,10 @@ Sizes reached() {
                 r.state = {true, true, false, false};
                 r.decode_reaches = bit(10);
             }
+            if (!bit(8) && !bit(7) && !bit(9) && !bit(10)) {  // verify of few rows
+                r.state = {true, true, false, true};
+                r.decode_reaches = true;
+            }
             for (int32_t engine = FLASHQLA_ENGINE_AUTO; engine <= FLASHQLA_ENGINE_CONTEXT_PARALLEL; engine++) {
                 r.problem.engine = engine;
                 for (const bool saved : {false, true}) {

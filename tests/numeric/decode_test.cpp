@@ -1,5 +1,6 @@
-// Decode: rows of one token that the host knows to be, in every form that has a kernel of its own for them.
+// Decode and verify: rows of one token, or of a few, that the host knows to be, in every form that has kernels of its own for them.
 #include <cstring>
+#include <functional>
 
 #include "check.h"
 
@@ -35,36 +36,50 @@ std::string explained(const Call& call) {
     return text;
 }
 
-}  // namespace
-
-TEST_SUITE_BEGIN("states");
-
-// With offsets the same rows go to the recurrent kernel, since the device may change them.
-TEST_CASE("decode in all its forms, and with offsets the same bits") {
+// Against the oracle, and the bits against those of the same rows by offsets, which the device may change: those go to the recurrent kernel.
+void check_known_lengths(const Case& c, const char* kernel) {
     const bool names_kernels = session().cuda() && !session().engine;
+    CAPTURE(c.text());
+    const Sample sample = make_sample(c);
+    Call call(sample, {});
+    if (names_kernels) CHECK(std::strstr(explained(call).c_str(), kernel));
+    const Outcome got = must_run(call);
+    const std::string wrong = report(sample, got, oracle_forward(sample), arithmetic_of(c, call));
+    CHECK_MESSAGE(wrong.empty(), wrong);
+    Sample cut = sample;
+    cut.c.offsets = Offsets::i32;
+    Call by_offsets(cut, {});
+    if (names_kernels) CHECK(std::strstr(explained(by_offsets).c_str(), "gdn_recurrent"));
+    const Outcome other = must_run(by_offsets);
+    for (const char* name : {"out", "state"}) CHECK_MESSAGE(same_bits(got.find(name)->value, other.find(name)->value), name, " differs in bits");
+}
+
+void each_form(const std::function<void(Case)>& check) {
     size_t number = 0;
     for (const int32_t dtype : {FLASHQLA_DTYPE_BF16, FLASHQLA_DTYPE_F16})
         for (const int32_t state_dtype : {FLASHQLA_DTYPE_F32, FLASHQLA_DTYPE_BF16})
             for (const int32_t gate : {FLASHQLA_GATE_LOG, FLASHQLA_GATE_LINEAR, FLASHQLA_GATE_RAW})
-                for (const States states : {States::separate, States::in_place, States::in_place_slots, States::special_slots}) {
-                    const Case c = decode_case(dtype, state_dtype, gate, states, number++);
-                    CAPTURE(c.text());
-                    const Sample sample = make_sample(c);
-                    Call call(sample, {});
-                    if (names_kernels) CHECK(std::strstr(explained(call).c_str(), "gdn_decode"));
-                    const Outcome got = must_run(call);
-                    const std::string wrong = report(sample, got, oracle_forward(sample), arithmetic_of(c, call));
-                    CHECK_MESSAGE(wrong.empty(), wrong);
-
-                    Sample cut = sample;
-                    cut.c.offsets = Offsets::i32;
-                    Call by_offsets(cut, {});
-                    if (names_kernels) CHECK(std::strstr(explained(by_offsets).c_str(), "gdn_recurrent"));
-                    const Outcome other = must_run(by_offsets);
-                    for (const char* name : {"out", "state"})
-                        CHECK_MESSAGE(same_bits(got.find(name)->value, other.find(name)->value), name, " differs in bits");
-                }
+                for (const States states : {States::separate, States::in_place, States::in_place_slots, States::special_slots})
+                    check(decode_case(dtype, state_dtype, gate, states, number++));
     MESSAGE(number, " forms");
+}
+
+}  // namespace
+
+TEST_SUITE_BEGIN("states");
+
+TEST_CASE("decode in all its forms, and with offsets the same bits") {
+    each_form([](const Case& c) { check_known_lengths(c, "gdn_decode"); });
+}
+
+TEST_CASE("verify of few rows in all its forms, and with offsets the same bits") {
+    each_form([](Case c) {
+        const auto turn = static_cast<int64_t>(c.seed % 7);
+        c.lengths.assign(static_cast<size_t>(1 + turn), 2 + (turn + 2) % 7);
+        c.extra = turn % 3 == 0 ? Extra::none : turn % 3 == 1 ? Extra::token_states : Extra::no_final;
+        c.token_width = turn % 2 ? 8 : 3;
+        check_known_lengths(c, "gdn_short");
+    });
 }
 
 // What the decode kernel does not take: the pools' alignment and the rest are known at the call.

@@ -217,9 +217,9 @@ TEST_SUITE("properties") {
         CHECK(split > 200);
     }
 
-    TEST_CASE("one token a row that the host knows of is decode, whatever the number of rows") {
+    TEST_CASE("rows of one token that the host knows of are decode, however many; few rows of some tokens have a kernel too") {
         Dice dice(6);
-        int decode = 0;
+        int decode = 0, shorts = 0;
         for (const Card& card : kCards) {
             if (!card.caps.cuda) continue;
             for (int i = 0; i < 2000; i++) {
@@ -227,26 +227,37 @@ TEST_SUITE("properties") {
                 fqla::Form& f = r.problem.form;
                 if (dice.between(0, 7)) r.op = FLASHQLA_OP_FORWARD, f.key_dim = f.value_dim = 128, f.state_layout = FLASHQLA_STATE_VK;
                 if (dice.between(0, 7)) r.bounds = with_or_without_offsets({dice.sized(1 << 17), 0, 1, false});
+                if (dice.between(0, 3) == 0)
+                    r.bounds = with_or_without_offsets({dice.between(1, 9), 0, dice.between(2, 9), false}), f.key_heads = 1, f.value_heads = 8;
                 if (dice.between(0, 3)) r.state = {true, true, false, false}, r.aligned_16_bytes = r.decode_reaches = true;
                 const Plan plan = fqla::make_plan(r, card.caps);
                 const bool small = f.key_dim == 128 && f.value_dim == 128 && f.state_layout == FLASHQLA_STATE_VK && f.dtype != FLASHQLA_DTYPE_F32;
-                const bool serves = small && r.decode_reaches && r.aligned_16_bytes && r.state.read && r.state.write && !r.state.checkpoints &&
-                                    !r.state.token_states && !r.bounds.offsets && r.bounds.max_tokens == 1 && r.bounds.rows <= 65535;
+                const bool reached =
+                    small && r.decode_reaches && r.aligned_16_bytes && r.state.read && r.state.write && !r.state.checkpoints && !r.bounds.offsets;
+                const bool one = reached && !r.state.token_states && r.bounds.max_tokens == 1 && r.bounds.rows <= 65535;
+                const bool few = reached && r.bounds.max_tokens >= 2 && r.bounds.max_tokens <= 8 && r.bounds.rows * f.value_heads <= 64;
                 CAPTURE(text_of(r));
-                bool is_decode = false;
-                for (int s = 0; s < plan.step_count; s++) is_decode |= !std::strcmp(fqla::kKernels[static_cast<size_t>(plan.steps[s].kernel)].source, "decode");
-                if (is_decode) CHECK(serves);
-                if (serves && plan.step_count && plan.engine == FLASHQLA_ENGINE_RECURRENT && r.op == FLASHQLA_OP_FORWARD) CHECK(is_decode);
-                if (!is_decode) continue;
-                decode++;
+                const auto has = [&](const char* source) {
+                    for (int s = 0; s < plan.step_count; s++)
+                        if (!std::strcmp(fqla::kKernels[static_cast<size_t>(plan.steps[s].kernel)].source, source)) return true;
+                    return false;
+                };
+                if (has("decode")) CHECK(one);
+                if (has("short_rows")) CHECK(few);
+                if (plan.step_count == 0 || plan.engine != FLASHQLA_ENGINE_RECURRENT || r.op != FLASHQLA_OP_FORWARD) continue;
+                CHECK(has("decode") == one);
+                CHECK(has("short_rows") == few);
+                if (!one && !few) continue;
+                decode += one, shorts += few;
                 CHECK(plan.step_count == 1);
                 const fqla::Step& step = plan.steps[0];
-                CHECK(step.grid[0] * step.threads == 8 * 32);  // a warp for 16 of 128 columns
+                CHECK(step.grid[0] * step.threads == 32 * (one ? 8 : 16));  // a warp for 16, or 8, of 128 columns
                 CHECK(step.grid[1] == static_cast<uint32_t>(f.value_heads));
                 CHECK(step.grid[2] == static_cast<uint32_t>(r.bounds.rows));
             }
         }
         CHECK(decode > 1000);
+        CHECK(shorts > 100);
     }
 
     TEST_CASE("forward and backward agree on what is saved, and both can use it") {
