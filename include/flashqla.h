@@ -185,7 +185,7 @@ enum {
 /* flashqla_problem.flags */
 /* The caller promises beta_t |k_t|^2 <= 2 for every token, and that no beta_t |k_t| |k_s| of two tokens reaches 2^15, although the library
  * does not normalise k (qk_norm NONE; with L2 and beta_scale <= 2 it is taken to hold): lets tensor-core engines merge the triangular
- * inverse in half precision, as the fastest one for full cards does. A broken promise may give infinities within the row; never a wrong
+ * inverse in half precision, as the fastest ones do. A broken promise may give infinities within the row; never a wrong
  * address. */
 #define FLASHQLA_PROBLEM_KEYS_BOUNDED 1
 /* Context parallelism may drop a segment's past once the gates have decayed it below exp(-10) (by default exp(-40), which is below

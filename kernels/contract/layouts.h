@@ -15,7 +15,7 @@ struct ChunkRecord {
     static constexpr int kFactors = 2 * kTileBytes;
     // Arrays of kChunk floats, in this order, then the chunk's decay.
     enum Factor { beta, read_k, write_k, read_q, decay };
-    static constexpr int kFactorBytes = 4 * kChunk * 4 + 16;
+    static constexpr int kFactorBytes = 4 * kChunk * 4 + 16, kUsedBytes = kFactors + kFactorBytes;
     static constexpr int kBytes = 2 * kTileBytes + 1152;
 };
 
@@ -142,7 +142,7 @@ struct TrioLayout {
     static constexpr int kBarriers = kRecords + kRecordSlots * kRecordStride;  // ring, tails, staging, solved[slots]
     static constexpr int kSolved = kBarriers + (16 + 8) * kStages + 16;
     static constexpr int kRecurringBytes = kSolved + 8 * kRecordSlots;
-    // The solving block: stages and tables are WideLayout's. All but the stages has three slots.
+    // The solving block: stages and tables are WideLayout's. All but the stages have three slots.
     static constexpr int kKeyStages = 4, kSlots = 3, kEventSlots = 4;
     static constexpr int kOwnRecords = kKeyStages * WideLayout::kStageBytes;  // until they have been pushed
     static constexpr int kLower = kOwnRecords + kSlots * kRecordStride;
@@ -152,6 +152,7 @@ struct TrioLayout {
     static constexpr int kKeyBarriers = kNorms + kSlots * WideLayout::kNormBytes;  // ring, the tail's, then the events
     static constexpr int kTail = kKeyBarriers + 16 * kKeyStages, kEventBarriers = kTail + 16, kEvents = 8;
     static_assert(kEventSlots >= kSlots && kEventSlots >= kRecordSlots, "a barrier for each slot");
+    static_assert((kRecordSlots & (kRecordSlots - 1)) == 0, "the math role masks");
     static constexpr int kSolvingBytes = kEventBarriers + 8 * kEventSlots * kEvents;
     static constexpr int kBytes = kRecurringBytes > kSolvingBytes ? kRecurringBytes : kSolvingBytes;
 };

@@ -1,4 +1,4 @@
-// Fused forward for full cards: solve and recurrence in one kernel, nothing but q, k, v, gates in and o out.
+// Fused forward for cards a quarter to half full, and for any keys: solve and recurrence in one kernel, nothing but q, k, v, gates in and o out.
 //
 // A cluster of two blocks has a value head, each block 64 rows of V (the math role of recurrence.cuh). The solve does not depend on V, so the
 // blocks take turns: the first solves the even chunks, the second the odd ones, and each hands its record (17 KB) to the other through shared
@@ -21,7 +21,6 @@ namespace fqla::sm90 {
 namespace {
 
 using Pair = PairLayout;
-constexpr uint32_t kRecordBytes = ChunkRecord::kFactors + ChunkRecord::kFactorBytes;
 
 struct PairEvents {
     uint32_t base;
@@ -37,7 +36,7 @@ struct PairRecords {
     __device__ __forceinline__ void wait(int c) const {
         const int slot = c & 1;
         // The record of the other block may have come already: a barrier's byte count may run ahead of what is expected.
-        if (threadIdx.x == 0 && slot != rank) barrier_expect(events.solved(slot), kRecordBytes);
+        if (threadIdx.x == 0 && slot != rank) barrier_expect(events.solved(slot), ChunkRecord::kUsedBytes);
         barrier_wait(events.solved(slot), (c >> 1) & 1);
     }
     __device__ __forceinline__ void release(int c) const { remote_arrive(remote_address(events.record_free(), c & 1)); }
@@ -121,7 +120,7 @@ __device__ __forceinline__ void solve_role(const Sm90FusedParams& p, const Units
             sync_threads(kSolveBarrier, 128);
             if (leader) {
                 barrier_arrive(events.solved(rank));
-                push_bytes(there, record, kRecordBytes, solved_there);
+                push_bytes(there, record, ChunkRecord::kUsedBytes, solved_there);
             }
         }
     }

@@ -13,11 +13,11 @@
 //
 //   solving block
 //   gates, warpgroup          168        K K^T, K Q^T; -N                 (stage filled, tables ready, lower free -> stage free, lower ready)
-//                                        norms of the next chunk, if any  (stage filled -> norms ready)
 //                                        scores                           (record free -> record ready, tables free)
 //   invert, three warps       168        every third inverse              (lower ready; record free -> lower free, record ready)
 //   push, a warp              168        the record to both blocks        (record ready, slot free -> solved)
 //   copy, a warp              168        k, q of a chunk                  (stage free -> stage filled)
+//   norms, a warp             168        1 / |k|, 1 / |q|, where asked    (stage filled, tables ready -> stage free, norms ready)
 //   tokens, two warps         168        gates, betas, norms of every second chunk to factors
 //                                                                         (tables free, norms ready -> tables ready; record free -> record ready)
 #include "gate_steps.cuh"
@@ -31,7 +31,6 @@ namespace {
 
 using Trio = TrioLayout;
 using KeyRing = Ring<Trio::kKeyStages>;
-constexpr uint32_t kRecordBytes = ChunkRecord::kFactors + ChunkRecord::kFactorBytes;
 constexpr int kRecurring = 2;  // blocks of a cluster, the first ones; the last one solves
 
 // Events of the solving block. Chunks are counted over all units: `c` here, `done` in the roles.
@@ -45,7 +44,7 @@ struct SolveEvents {
     __device__ __forceinline__ static uint32_t phase(Event e, int c) { return c / slots(e) & 1; }
     __device__ __forceinline__ uint32_t at(Event e, int c) const { return base + 8 * (Trio::kEventSlots * e + c % slots(e)); }
     __device__ __forceinline__ void init() const {
-        constexpr int arrivals[Trio::kEvents] = {1, 4, 4, 4, 1, 4 + 1 + 1, kRecurring, 4 * kRecurring};  // warps
+        constexpr int arrivals[Trio::kEvents] = {1, 4, 1, 4, 1, 4 + 1 + 1, kRecurring, 4 * kRecurring};  // warps
         for (int e = 0; e < Trio::kEvents; ++e)
             for (int slot = 0; slot < slots(static_cast<Event>(e)); ++slot) barrier_init(at(static_cast<Event>(e), slot), arrivals[e]);
     }
@@ -67,11 +66,11 @@ struct PushedRecords {
     __device__ __forceinline__ uint32_t slot(int c) const { return solved + 8 * (c % Trio::kRecordSlots); }
     // What comes first into each slot. Later fillings are expected where the one before has been read, so that no wait has that to do.
     __device__ __forceinline__ void init() const {
-        for (int c = 0; c < Trio::kRecordSlots; ++c) barrier_init(slot(c), 1), barrier_expect(slot(c), kRecordBytes);
+        for (int c = 0; c < Trio::kRecordSlots; ++c) barrier_init(slot(c), 1), barrier_expect(slot(c), ChunkRecord::kUsedBytes);
     }
     __device__ __forceinline__ void wait(int c) const { barrier_wait(slot(c), c / Trio::kRecordSlots & 1); }
     __device__ __forceinline__ void release(int c) const {
-        if (threadIdx.x == 0) barrier_expect(slot(c), kRecordBytes);
+        if (threadIdx.x == 0) barrier_expect(slot(c), ChunkRecord::kUsedBytes);
         remote_arrive(remote_address(events.at(SolveEvents::slot_free, c), kRecurring));
     }
 };
@@ -130,8 +129,31 @@ __device__ __forceinline__ void restart_product(float (&d)[32], uint32_t a, uint
     mma_commit();
 }
 
-// A product is under way while the gates of another are worked on: K Q^T behind -N, the next chunk's K K^T behind the scores. Norms a chunk ahead: the tables
-// are then there in time.
+// Norms of k and q. A warp of their own: what the gate warps do on the side is what the recurrence waits for.
+template <class T>
+__device__ __forceinline__ void norm_role(const Sm90FusedParams& p, const Units& units, uint32_t smem, KeyRing ring, const SolveEvents& events) {
+    using E = SolveEvents;
+    const int lane = threadIdx.x % 32;
+    const Thread me{0, lane, lane / 4, 2 * (lane % 4)};
+    int done = 0;
+#pragma unroll 1
+    for (int unit = before_first(units); next_unit(p.forward, units, unit);) {
+        const Work w = find_work(p.forward, units, unit);
+        if (w.skip) continue;
+        int left = tokens_from(w);
+#pragma unroll 1
+        for (const int end = done + w.chunks; done < end; ++done, left -= kChunk, ring.advance()) {
+            ring.wait_filled();
+            if (done >= Trio::kSlots) events.wait(E::tables_ready, done - Trio::kSlots);  // the norms there have been read
+            measure_norms<T, 4>(smem + ring.stage() * WideLayout::kStageBytes, 2, smem + Trio::kNorms + done % Trio::kSlots * WideLayout::kNormBytes, me,
+                                p.forms.eps, min(left, kChunk));
+            events.announce(E::norms_ready, done);
+            if (lane == 0) ring.release();
+        }
+    }
+}
+
+// A product is under way while the gates of another are worked on: K Q^T behind -N, the next chunk's K K^T behind the scores.
 template <class T>
 __device__ __forceinline__ void gate_role(const Sm90FusedParams& p, const Units& units, uint32_t smem, KeyRing ring, const SolveEvents& events) {
     using E = SolveEvents;
@@ -144,21 +166,14 @@ __device__ __forceinline__ void gate_role(const Sm90FusedParams& p, const Units&
         clear_upper(tiles, me);
     }
     auto stage_of = [&](const KeyRing& at) { return smem + at.stage() * W::kStageBytes; };
-    auto make_norms = [&](const KeyRing& at, int c, int left) {
-        measure_norms<T>(stage_of(at), 2, smem + Trio::kNorms + c % Trio::kSlots * W::kNormBytes, me, p.forms.eps, min(left, kChunk));
-        events.announce(E::norms_ready, c);
-    };
     int done = 0;
     const bool never = p.forward.value_heads < 0;
     float kk[32] = {}, kq[32] = {}, e[8];
 #pragma unroll 1
     for (int unit = before_first(units); next_unit(p.forward, units, unit);) {
         const Work w = find_work(p.forward, units, unit);
-        if (w.skip) continue;
-        if (w.chunks == 0) continue;
-        int left = tokens_from(w);
+        if (w.skip || w.chunks == 0) continue;
         ring.wait_filled();
-        if (p.forms.qk_norm) make_norms(ring, done, left);
         restart_product<T>(kk, stage_of(ring) + W::kK, stage_of(ring) + W::kK, never);
         mma_wait<0>(), pin(kk);
 #pragma unroll 1
@@ -174,14 +189,12 @@ __device__ __forceinline__ void gate_role(const Sm90FusedParams& p, const Units&
             events.announce(E::lower_ready, done);
             KeyRing next = ring;
             next.advance();
-            left -= kChunk;
             const bool more = done + 1 < end;
             if (more) next.wait_filled();
             restart_product<T>(kk, stage_of(next) + W::kK, stage_of(next) + W::kK, never);  // behind the last chunk of whatever stands there, for nobody
             mma_wait<1>(), pin(kq);
             if (me.lane == 0) ring.release();
             ring = next;
-            if (p.forms.qk_norm && more) make_norms(ring, done + 1, left);
             events.wait_free(E::record_free, done);
             gate_scores<T>(at, me, e, kq);
             fence_to_async();
@@ -257,8 +270,9 @@ __device__ __forceinline__ void push_role(const Sm90FusedParams& p, const Units&
             const int slot = done % Trio::kRecordSlots;
             if (threadIdx.x % 32 == 0)
                 for (int to = 0; to < kRecurring; ++to)
-                    push_bytes(remote_address(smem + Trio::kRecords + slot * Trio::kRecordStride, to), own_record(smem, done), kRecordBytes,
+                    push_bytes(remote_address(smem + Trio::kRecords + slot * Trio::kRecordStride, to), own_record(smem, done), ChunkRecord::kUsedBytes,
                                remote_address(smem + Trio::kSolved + 8 * slot, to));
+            __syncwarp();
         }
     }
 }
@@ -321,7 +335,7 @@ __device__ __forceinline__ void fuse_trio(const Sm90FusedParams& p) {
         if (threadIdx.x == 256) prefetch_map(p.forward.k), prefetch_map(p.forward.q);
         if (threadIdx.x == 288 && p.forms.gate_form == FLASHQLA_GATE_RAW) prefetch_to_l2(p.forms.a_log.data), prefetch_to_l2(p.forms.dt_bias.data);
         if (threadIdx.x == 0) {
-            ring.init(1, 4);  // gate warps
+            ring.init(1, p.forms.qk_norm ? 4 + 1 : 4);  // gate warps, the norm warp
             barrier_init(smem + Trio::kTail, 1);
             events.init();
             barrier_init_fence();
@@ -338,6 +352,8 @@ __device__ __forceinline__ void fuse_trio(const Sm90FusedParams& p) {
                 invert_role<T>(p, units(), smem, events, warp - 4);
             else if (warp == 8)
                 copy_role(p.forward, units(), smem, ring);
+            else if (warp == 9 && p.forms.qk_norm)
+                norm_role<T>(p, units(), smem, ring, events);
             else if (warp >= 10)
                 token_role(p, units(), smem, events, warp - 10);
             __syncwarp();
@@ -345,7 +361,7 @@ __device__ __forceinline__ void fuse_trio(const Sm90FusedParams& p) {
         }
     }
     __syncwarp();
-    sync_cluster();  // records may still come here, and "record free"
+    sync_cluster();  // the others may still arrive here
 }
 
 }  // namespace

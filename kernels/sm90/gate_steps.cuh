@@ -1,5 +1,5 @@
 // Gates and inverse of a chunk with half-precision merges, in two roles that work on successive chunks: a warpgroup makes -N and the scores from the
-// products, two or four warps invert. Only for keys that are bounded (L2 norm, or beta |k|^2 <= 2): f16 has tf32's mantissa, not its range.
+// products, two or three warps invert. Only for keys that are bounded (L2 norm, or beta |k|^2 <= 2): f16 has tf32's mantissa, not its range.
 //
 // Warp w of the gate warpgroup owns rows 16w .. 16w + 15 of K K^T and of K Q^T. Of the first it needs what lies left of the diagonal, of the
 // second, which is the scores' transpose, what lies right of it: five 16 x 16 blocks for every warp. Off the diagonal block
@@ -89,27 +89,35 @@ __device__ __forceinline__ RecordFactors make_tables(const SolveForms& p, uint32
     return {x.beta, {-n0 * e0, -n1 * e1}, {rk.x * exp2_fast(end - G0 - scale.sum), rk.y * exp2_fast(end - G1 - scale.sum)}, {rq.x * e0, rq.y * e1}, decay};
 }
 
-// 1 / sqrt(sum x^2 + eps) of this warp's 16 tokens, of `tensors` (k, then q) of a stage: the diagonal of X X^T, in a tenth of the instructions that sums by
-// threads take. Tokens from `valid` on get 0.
-template <class T>
+// 1 / sqrt(sum x^2 + eps) of 16 tokens, or of so many times 16 from there on side by side, of `tensors` (k, then q) of a stage: the diagonal of X X^T, in a
+// tenth of the instructions that sums by threads take. Tokens from `valid` on get 0.
+template <class T, int kBlocks = 1>
 __device__ __forceinline__ void measure_norms(uint32_t stage, int tensors, uint32_t norms, const Thread& me, float eps, int valid) {
     using W = WideLayout;
     const uint32_t lane = block_lane(me.lane).by_column;
 #pragma unroll 1
     for (int which = 0; which < tensors; ++which) {
         const uint32_t tile = stage + (which ? W::kQ : W::kK);
-        float d[2][4] = {};  // rows 0 .. 7 and 8 .. 15 of the block, each by the same columns
+        float d[kBlocks][2][4] = {};  // rows 0 .. 7 and 8 .. 15 of a block, each by the same columns
 #pragma unroll 2
         for (int s = 0; s < 8; ++s) {
-            uint32_t x[4];
-            load_matrices(x, block_at(tile + (s >> 2) * W::kHalf, lane, me.warp, s & 3));
-            mma_m16n8(T{}, d[0], x, x[0], x[2]), mma_m16n8(T{}, d[1], x, x[1], x[3]);
+            uint32_t x[kBlocks][4];
+#pragma unroll
+            for (int b = 0; b < kBlocks; ++b) load_matrices(x[b], block_at(tile + (s >> 2) * W::kHalf, lane, me.warp + b, s & 3));
+#pragma unroll
+            for (int b = 0; b < kBlocks; ++b) mma_m16n8(T{}, d[b][0], x[b], x[b][0], x[b][2]), mma_m16n8(T{}, d[b][1], x[b], x[b][1], x[b][3]);
         }
         if ((me.lane & 3) == me.lane >> 3) {  // this lane's columns are its row's
             const bool odd = me.lane & 4;
-            const float sums[2] = {odd ? d[0][1] : d[0][0], odd ? d[1][3] : d[1][2]};
 #pragma unroll
-            for (int i = 0; i < 2; ++i) store_shared_f(norms + (which * kChunk + me.row + 8 * i) * 4, me.row + 8 * i < valid ? rsqrtf(sums[i] + eps) : 0.f);
+            for (int b = 0; b < kBlocks; ++b) {
+                const float sums[2] = {odd ? d[b][0][1] : d[b][0][0], odd ? d[b][1][3] : d[b][1][2]};
+#pragma unroll
+                for (int i = 0; i < 2; ++i) {
+                    const int row = me.row + 16 * b + 8 * i;
+                    store_shared_f(norms + (which * kChunk + row) * 4, row < valid ? rsqrtf(sums[i] + eps) : 0.f);
+                }
+            }
         }
     }
 }

@@ -18,6 +18,7 @@ constexpr double kRecurrentCrowdedToken = 0.31, kRecurrentTokenUnit = 0.0046;
 constexpr double kFusedStart = 11.9, kFusedChunk = 1.7, kFusedCrowd = 0.39, kFusedUnit = 3, kFusedStates = 0.35;
 // fused, a cluster of three blocks a pair: 2 to 512 chunks, 8 to 32 pairs
 constexpr double kTrioStart = 11.5, kTrioChunk = 1.05, kTrioCrowd = 0.28;
+constexpr double kTrioNorms = 0.2;  // estimated, on the safe side: not measured since they have a warp of their own
 // fused, one block a (row, head) pair: rows of 1024 and 8192 tokens, 128 to 512 pairs
 constexpr double kHeadStart = 12, kHeadChunk = 2.45, kHeadUnit = 7;
 // the same in segments and their summary, 2/8 to 16/64 heads, 8192 and 32768 tokens, 2 to 16 segments; within 10%, so it must promise to take this much of
@@ -142,7 +143,8 @@ double fused_cost(const Request& r, const Caps& caps) {
     const Shape s = shape_of(r, caps);
     const double units_chunks = s.all_chunks * r.problem.form.value_heads / s.units;
     const int blocks = fused_blocks(r, caps);
-    if (blocks == 3) return kTrioStart + s.chunks * (kTrioChunk + kTrioCrowd * 3 * s.units / caps.multiprocessors) + kFusedStates * s.state_time;
+    const double norms = r.problem.form.qk_norm == FLASHQLA_NORM_NONE ? 0 : kTrioNorms;
+    if (blocks == 3) return kTrioStart + s.chunks * (kTrioChunk + norms + kTrioCrowd * 3 * s.units / caps.multiprocessors) + kFusedStates * s.state_time;
     if (blocks == 1) {
         const double passes = ceil_div(s.units, std::max(1, caps.multiprocessors)), longest = s.chunks * kHeadChunk + kHeadUnit;
         const double with_longest = longest + (passes - 1) * (kHeadChunk + kHeadUnit);

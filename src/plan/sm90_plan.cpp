@@ -111,17 +111,17 @@ const char* refuses_fused(const Request& request, const Caps& caps) {
     return request.bounds.rows * request.problem.form.value_heads > INT32_MAX - caps.multiprocessors ? "its list of rows and heads is too long" : nullptr;
 }
 
-// What merges in half precision need (fused_wide.cu).
+// What merges in half precision need (fused_trio.cu, fused_wide.cu).
 bool keys_are_bounded(const Request& request) {
     const Form& form = request.problem.form;
     return (form.qk_norm != FLASHQLA_NORM_NONE && form.beta_scale <= 2) || (request.problem.flags & FLASHQLA_PROBLEM_KEYS_BOUNDED);
 }
 
 // Clusters of three blocks that are on the card at once: what lies over in each of its parts cannot be used. An H100 with 132 multiprocessors had 39
-// (2026-11-23), which is all but 15; a quarter of the number is sure to be there.
+// (2026-11-23), which is all but 15; a quarter of the number is safe to reckon with.
 static int most_trios(const Caps& caps) { return caps.multiprocessors / 4; }
 
-// The pair alone takes any keys; of the others the one that leaves the fewest multiprocessors idle.
+// The pair takes any keys; for bounded ones the most blocks a head that are on the card at once.
 int fused_blocks(const Request& request, const Caps& caps) {
     const int64_t units = request.engine_rows() * request.problem.form.value_heads;
     if (!keys_are_bounded(request)) return 2;
@@ -149,7 +149,7 @@ void plan_fused(const Request& request, const Caps& caps, Plan& plan) {
     if (blocks == 1) {
         plan.add(wide_step(form, units, caps, false));
     } else if (blocks == 3) {
-        const int64_t clusters = std::min<int64_t>(units, std::max(1, most_trios(caps)));
+        const int64_t clusters = std::min<int64_t>(units, most_trios(caps));
         plan.add(sm90_step(by_dtype(form, KernelId::gdn_fused_bf16_trio, KernelId::gdn_fused_f16_trio), TrioLayout::kBlocks * clusters, TrioLayout::kThreads,
                            TrioLayout::kBytes, false));
     } else {

@@ -29,27 +29,20 @@ Case decode_case(int32_t dtype, int32_t state_dtype, int32_t gate, States states
     return c;
 }
 
-std::string explained(const Call& call) {
-    char text[8192] = "";
-    CHECK(flashqla_explain(session().handle, &call.problem, &call.sequences, &call.state, FLASHQLA_OP_FORWARD, text, sizeof text, nullptr) ==
-          FLASHQLA_STATUS_OK);
-    return text;
-}
-
 // Against the oracle, and the bits against those of the same rows by offsets, which the device may change: those go to the recurrent kernel.
 void check_known_lengths(const Case& c, const char* kernel) {
     const bool names_kernels = session().cuda() && !session().engine;
     CAPTURE(c.text());
     const Sample sample = make_sample(c);
     Call call(sample, {});
-    if (names_kernels) CHECK(std::strstr(explained(call).c_str(), kernel));
+    if (names_kernels) CHECK(std::strstr(call.explain().c_str(), kernel));
     const Outcome got = must_run(call);
     const std::string wrong = report(sample, got, oracle_forward(sample), arithmetic_of(c, call));
     CHECK_MESSAGE(wrong.empty(), wrong);
     Sample cut = sample;
     cut.c.offsets = Offsets::i32;
     Call by_offsets(cut, {});
-    if (names_kernels) CHECK(std::strstr(explained(by_offsets).c_str(), "gdn_recurrent"));
+    if (names_kernels) CHECK(std::strstr(by_offsets.explain().c_str(), "gdn_recurrent"));
     const Outcome other = must_run(by_offsets);
     for (const char* name : {"out", "state"}) CHECK_MESSAGE(same_bits(got.find(name)->value, other.find(name)->value), name, " differs in bits");
 }
@@ -90,7 +83,7 @@ TEST_CASE("decode that keeps to the recurrent kernel") {
         CAPTURE(what);
         const Sample sample = make_sample(c);
         Call call(sample, {});
-        if (session().cuda() && !session().engine) CHECK(std::strstr(explained(call).c_str(), "gdn_recurrent"));
+        if (session().cuda() && !session().engine) CHECK(std::strstr(call.explain().c_str(), "gdn_recurrent"));
         const std::string wrong = run_and_report(call, oracle_forward(sample));
         CHECK_MESSAGE(wrong.empty(), wrong);
     };

@@ -68,15 +68,17 @@ std::vector<int64_t> mixed_lengths(int64_t longer, int64_t length, int64_t short
     return lengths;
 }
 
-// A forward whose rows have two engines on an H100 by the bounds alone, whatever lengths they turn out to have.
-void check_mixed(Case c) {
+// A forward whose rows have two engines on an H100 by the bounds alone, whatever lengths they turn out to have; longer ones `kernel`.
+void check_mixed(Case c, const char* kernel = "") {
     const Sample sample = make_sample(c);
     Call call(sample, {});
     flashqla_device device{};
     device.struct_size = sizeof device;
     REQUIRE(flashqla_device_info(session().handle, &device) == FLASHQLA_STATUS_OK);
-    if (device.compute_major == 9 && device.multiprocessors == 132 && !session().engine)
+    if (device.compute_major == 9 && device.multiprocessors == 132 && !session().engine) {
         CHECK_MESSAGE(std::strstr(call.query().reason, "rows of up to 16 tokens"), call.query().reason);
+        CHECK_MESSAGE(std::strstr(call.explain().c_str(), kernel), call.explain());
+    }
     const std::string wrong = run_and_report(call, oracle_forward(sample));
     CHECK_MESSAGE(wrong.empty(), wrong);
 }
@@ -151,6 +153,19 @@ TEST_CASE("prefill rows beside decode: more of either than the bounds let expect
         c.key_heads = 2, c.value_heads = 4;
         c.lengths = mixed_lengths(1, 1200, 40, 17);
         check_mixed(c);
+    }
+}
+
+// 33 clusters of three blocks take more (row, head) pairs than they are, of one to nineteen chunks, one after another.
+TEST_CASE("prefill rows beside decode: more of them than clusters") {
+    for (const int32_t dtype : {FLASHQLA_DTYPE_BF16, FLASHQLA_DTYPE_F16}) {
+        Case c = qwen_case("mixed units", dtype);
+        c.qk_norm = FLASHQLA_NORM_L2;
+        c.key_heads = 2, c.value_heads = 4;
+        c.states = States::special_slots;
+        c.lengths = mixed_lengths(1, 1200, 40, 17);
+        for (size_t n = 0; n < c.lengths.size(); n += 3) c.lengths[n] += static_cast<int64_t>(n % 4) * 64;
+        check_mixed(c, "_trio");
     }
 }
 

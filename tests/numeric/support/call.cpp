@@ -183,6 +183,12 @@ flashqla_query_info Call::query() const {
     return info;
 }
 
+std::string Call::explain() const {
+    char text[8192] = "";
+    if (flashqla_explain(options_.handle, &problem, &sequences, &state, options_.op, text, sizeof text, nullptr)) return flashqla_last_error();
+    return text;
+}
+
 int32_t Call::run(void* stream) {
     const int32_t status = run_once(stream);
     if (status != FLASHQLA_STATUS_UNSUPPORTED || !preferred_) return status;

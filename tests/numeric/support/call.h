@@ -25,6 +25,7 @@ public:
     Call(const Sample& sample, const Options& options);
 
     flashqla_query_info query() const;
+    std::string explain() const;
     // flashqla_forward or _backward. Enqueued only: read() waits.
     int32_t run(void* stream = nullptr);
     // Outputs and states as they are in memory, and what was damaged.
