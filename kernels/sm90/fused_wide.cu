@@ -485,14 +485,14 @@ __device__ __forceinline__ void copy_role(const Sm90ForwardParams& p, const Unit
     if (leader) wait_stores_read();  // the shared memory is the block's until it ends
 }
 
-template <class T, bool kSummary, bool kNorms>
+template <class T, bool kSummary, bool kNorms, bool kMixed>
 __device__ __forceinline__ void fuse_wide(const Sm90FusedParams& p) {
     FQLA_DYNAMIC_SHARED(memory);
     const uint32_t smem = shared_address(memory);
     const Ring<Wide::kStages> ring(smem + Wide::kBarriers);
     const WideEvents<kSummary> events{smem + Wide::kEventBarriers};
     // Made by every role for itself: what lives across the branch would have to fit into the smallest register share.
-    auto units = [&] { return units_in_turn(p.forward, kSummary ? 2 : 1, p.forward.segments - (kSummary ? 1 : 0)); };
+    auto units = [&] { return units_in_turn(p.forward, kSummary ? 2 : 1, p.forward.segments - (kSummary ? 1 : 0), !kMixed); };
     let_successor_start();
     if (threadIdx.x == 0) {
         ring.init(1, 12);  // math and gate warps
@@ -529,13 +529,17 @@ __device__ __forceinline__ void fuse_wide(const Sm90FusedParams& p) {
 }  // namespace fqla::sm90
 
 // Norms have kernels of their own, since their code slows those that do not want it; a summary asks when it runs.
-#define FQLA_FUSED_WIDE(name, T, summary, norms, cluster)                                                                                       \
+#define FQLA_FUSED_WIDE(name, T, summary, norms, mixed, cluster)                                                                                \
     extern "C" __global__ void cluster __launch_bounds__(fqla::WideLayout::kThreads, 1) name(const __grid_constant__ fqla::Sm90FusedParams p) { \
-        fqla::sm90::fuse_wide<fqla::sm90::T, summary, norms>(p);                                                                                \
+        fqla::sm90::fuse_wide<fqla::sm90::T, summary, norms, mixed>(p);                                                                         \
     }
-FQLA_FUSED_WIDE(gdn_fused_bf16_v128, Bf16, false, false, )
-FQLA_FUSED_WIDE(gdn_fused_f16_v128, F16, false, false, )
-FQLA_FUSED_WIDE(gdn_fused_bf16_v128_l2, Bf16, false, true, )
-FQLA_FUSED_WIDE(gdn_fused_f16_v128_l2, F16, false, true, )
-FQLA_FUSED_WIDE(gdn_fused_summary_bf16, Bf16, true, false, __cluster_dims__(2, 1, 1))
-FQLA_FUSED_WIDE(gdn_fused_summary_f16, F16, true, false, __cluster_dims__(2, 1, 1))
+FQLA_FUSED_WIDE(gdn_fused_bf16_v128, Bf16, false, false, false, )
+FQLA_FUSED_WIDE(gdn_fused_f16_v128, F16, false, false, false, )
+FQLA_FUSED_WIDE(gdn_fused_bf16_v128_mixed, Bf16, false, false, true, )
+FQLA_FUSED_WIDE(gdn_fused_f16_v128_mixed, F16, false, false, true, )
+FQLA_FUSED_WIDE(gdn_fused_bf16_v128_l2, Bf16, false, true, false, )
+FQLA_FUSED_WIDE(gdn_fused_f16_v128_l2, F16, false, true, false, )
+FQLA_FUSED_WIDE(gdn_fused_bf16_v128_l2_mixed, Bf16, false, true, true, )
+FQLA_FUSED_WIDE(gdn_fused_f16_v128_l2_mixed, F16, false, true, true, )
+FQLA_FUSED_WIDE(gdn_fused_summary_bf16, Bf16, true, false, false, __cluster_dims__(2, 1, 1))
+FQLA_FUSED_WIDE(gdn_fused_summary_f16, F16, true, false, false, __cluster_dims__(2, 1, 1))

@@ -30,7 +30,7 @@ struct Units {
     int first, count, step;
     int part;
     int segments;  // of a row that are walked here; 0: rows are not cut
-    bool alone;    // one unit a block, in kernels that are launched for rows of every length
+    bool all;      // of rows of every length, and known when compiling: the walk past other rows is 1,400 instructions of fused_wide.cu
 };
 __device__ __forceinline__ Units one_unit(int parts, int segments) {
     const int unit = blockIdx.x / parts;
@@ -38,15 +38,15 @@ __device__ __forceinline__ Units one_unit(int parts, int segments) {
 }
 
 // A block's share where blocks, `parts` to a unit, take units in turn.
-__device__ __forceinline__ Units units_in_turn(const Sm90ForwardParams& p, int parts, int segments) {
+__device__ __forceinline__ Units units_in_turn(const Sm90ForwardParams& p, int parts, int segments, bool all = false) {
     const int first = blockIdx.x / parts;
     return {first, p.rows.count * p.value_heads * max(segments, 1), static_cast<int>(gridDim.x) / parts, static_cast<int>(blockIdx.x) - first * parts, segments,
-            false};
+            all};
 }
 // To the next unit of a block, the first one from before_first: whether there is one.
 __device__ __forceinline__ int before_first(const Units& units) { return units.first - units.step; }
 __device__ __forceinline__ bool next_unit(const Sm90ForwardParams& p, const Units& units, int& unit) {
-    if (units.alone || serves_all(p.rows)) {
+    if (units.all || serves_all(p.rows)) {
         unit += units.step;
         return unit < units.count;
     }

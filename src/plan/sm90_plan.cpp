@@ -48,9 +48,12 @@ int64_t heads_per_solve_block(const Form& form, int64_t slots, const Caps& caps)
 }
 
 // Blocks take (row, segment, head) units in turn.
-Step wide_step(const Form& form, int64_t units, const Caps& caps, bool overlaps) {
-    const KernelId kernel = form.qk_norm == FLASHQLA_NORM_L2 ? by_dtype(form, KernelId::gdn_fused_bf16_v128_l2, KernelId::gdn_fused_f16_v128_l2)
-                                                             : by_dtype(form, KernelId::gdn_fused_bf16_v128, KernelId::gdn_fused_f16_v128);
+Step wide_step(const Request& request, int64_t units, const Caps& caps, bool overlaps) {
+    using Id = KernelId;
+    constexpr Id kernels[2][2][2] = {{{Id::gdn_fused_bf16_v128, Id::gdn_fused_bf16_v128_mixed}, {Id::gdn_fused_bf16_v128_l2, Id::gdn_fused_bf16_v128_l2_mixed}},
+                                     {{Id::gdn_fused_f16_v128, Id::gdn_fused_f16_v128_mixed}, {Id::gdn_fused_f16_v128_l2, Id::gdn_fused_f16_v128_l2_mixed}}};
+    const Form& form = request.problem.form;
+    const KernelId kernel = kernels[form.dtype == FLASHQLA_DTYPE_F16][form.qk_norm == FLASHQLA_NORM_L2][request.long_rows > 0];
     return sm90_step(kernel, std::min<int64_t>(units, std::max(1, caps.multiprocessors)), WideLayout::kThreads, WideLayout::kBytes, overlaps);
 }
 
@@ -147,7 +150,7 @@ void plan_fused(const Request& request, const Caps& caps, Plan& plan) {
     const int64_t units = request.bounds.rows * form.value_heads;
     const int blocks = fused_blocks(request, caps);
     if (blocks == 1) {
-        plan.add(wide_step(form, units, caps, false));
+        plan.add(wide_step(request, units, caps, false));
     } else if (blocks == 3) {
         const int64_t clusters = std::min<int64_t>(units, most_trios(caps));
         plan.add(sm90_step(by_dtype(form, KernelId::gdn_fused_bf16_trio, KernelId::gdn_fused_f16_trio), TrioLayout::kBlocks * clusters, TrioLayout::kThreads,
@@ -177,7 +180,7 @@ void plan_context_parallel(const Request& request, const Caps& caps, Plan& plan)
     }
     if (segments >= 3) plan.add(sm90_step(KernelId::gdn_stitch, units * (kHeadDim / StitchLayout::kRows), StitchLayout::kThreads, StitchLayout::kBytes, true));
     if (request.fused_segments)
-        plan.add(wide_step(form, units * segments, caps, true));
+        plan.add(wide_step(request, units * segments, caps, true));
     else
         add_forward(request, caps, plan);
 }

@@ -64,7 +64,7 @@ Sizes reached() {
             const int64_t tokens = bit(7) ? 1 << 16 : bit(9) ? 1 : 4;
             const int64_t rows = bit(8) ? bit(7) ? 10 : 4096 : 1;
             r.bounds = {rows, rows * tokens, tokens, bit(9)};
-            if (bit(9) && !bit(5) && bit(7) != bit(8))  // prefill beside decode
+            if (bit(9) && bit(7) != bit(8) && (bit(8) || !bit(5)))  // prefill beside decode
                 r.bounds = bit(7) ? fqla::Bounds{1001, tokens + 1000, tokens, true} : fqla::Bounds{4096, 20 * 600 + 4076, 600, true};
             r.state = {bit(10), bit(10), bit(10), bit(10)};
             r.aligned_16_bytes = bit(11);
