@@ -126,7 +126,7 @@ __device__ __forceinline__ void solve_role(const Sm90FusedParams& p, const Units
     }
 }
 
-template <class T>
+template <class T, bool kMixed>
 __device__ __forceinline__ void fuse(const Sm90FusedParams& p) {
     FQLA_DYNAMIC_SHARED(memory);
     const uint32_t smem = shared_address(memory), tail = smem + Pair::kBarriers + 16 * Pair::kStages;
@@ -135,7 +135,7 @@ __device__ __forceinline__ void fuse(const Sm90FusedParams& p) {
     const PairEvents events{tail + 8 * Pair::kStages + 16};
     // Any number of clusters serves: they take units in turn. Every role makes them for itself: what lives across the branch would have to fit into the
     // smallest register share.
-    auto units = [&] { return units_in_turn(p.forward, 2, 0); };
+    auto units = [&] { return units_in_turn(p.forward, 2, 0, !kMixed); };
     const int rank = __shfl_sync(~0u, static_cast<int>(blockIdx.x % 2), 0);
     if (threadIdx.x == 0) {
         ring.init(1, 16);  // math and solve warps of both blocks
@@ -168,10 +168,12 @@ __device__ __forceinline__ void fuse(const Sm90FusedParams& p) {
 }  // namespace
 }  // namespace fqla::sm90
 
-#define FQLA_FUSED(name, T)                                                                               \
+#define FQLA_FUSED(name, T, mixed)                                                                        \
     extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(fqla::PairLayout::kThreads, 1) \
         name(const __grid_constant__ fqla::Sm90FusedParams p) {                                           \
-        fqla::sm90::fuse<fqla::sm90::T>(p);                                                               \
+        fqla::sm90::fuse<fqla::sm90::T, mixed>(p);                                                        \
     }
-FQLA_FUSED(gdn_fused_bf16_v64, Bf16)
-FQLA_FUSED(gdn_fused_f16_v64, F16)
+FQLA_FUSED(gdn_fused_bf16_v64, Bf16, false)
+FQLA_FUSED(gdn_fused_f16_v64, F16, false)
+FQLA_FUSED(gdn_fused_bf16_v64_mixed, Bf16, true)
+FQLA_FUSED(gdn_fused_f16_v64_mixed, F16, true)

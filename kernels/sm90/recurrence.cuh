@@ -30,7 +30,7 @@ struct Units {
     int first, count, step;
     int part;
     int segments;  // of a row that are walked here; 0: rows are not cut
-    bool all;      // of rows of every length, and known when compiling: the walk past other rows is 1,400 instructions of fused_wide.cu
+    bool all;      // of rows of every length, and known when compiling: the walk past other rows is 1,800 instructions in fused_wide.cu
 };
 __device__ __forceinline__ Units one_unit(int parts, int segments) {
     const int unit = blockIdx.x / parts;

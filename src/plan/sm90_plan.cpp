@@ -157,8 +157,10 @@ void plan_fused(const Request& request, const Caps& caps, Plan& plan) {
                            TrioLayout::kBytes, false));
     } else {
         const int64_t clusters = std::min<int64_t>(units, std::max(1, caps.multiprocessors / 2));
-        plan.add(sm90_step(by_dtype(form, KernelId::gdn_fused_bf16_v64, KernelId::gdn_fused_f16_v64), 2 * clusters, PairLayout::kThreads, PairLayout::kBytes,
-                           false));
+        const bool mixed = request.long_rows > 0;
+        const KernelId kernel = mixed ? by_dtype(form, KernelId::gdn_fused_bf16_v64_mixed, KernelId::gdn_fused_f16_v64_mixed)
+                                      : by_dtype(form, KernelId::gdn_fused_bf16_v64, KernelId::gdn_fused_f16_v64);
+        plan.add(sm90_step(kernel, 2 * clusters, PairLayout::kThreads, PairLayout::kBytes, false));
     }
 }
 
