@@ -79,8 +79,7 @@ __device__ __forceinline__ void decode_kernel(const DecodeParams& p) {
 
     const uint32_t row = of_lane(blockIdx.z);
     const uint32_t read_slot = load_word_if(p.read.table, p.read.table + row, row), write_slot = load_word_if(p.write.table, p.write.table + row, row);
-    const uint32_t head = of_lane(blockIdx.y), share = divide_small(head, p.heads);
-    const uint32_t key_head = p.form.head_map == FLASHQLA_HEADS_TILED ? head - share * p.heads.value : share;
+    const uint32_t head = of_lane(blockIdx.y), key_head = key_head_of(p, head);
     const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, group = lane / kParts, part = lane % kParts;
     const int first_column = (blockIdx.x * (blockDim.x / kWarp) + warp) * (kColumns * kGroups);
     // After the sums this lane holds S^T k (lower half of a group) or S^T q (upper half) of this column.

@@ -7,6 +7,12 @@
 
 namespace fqla {
 
+// As in rows.h, with fewer than 2^16 heads.
+__device__ __forceinline__ uint32_t key_head_of(const DecodeParams& p, uint32_t head) {
+    const uint32_t share = divide_small(head, p.heads);
+    return p.form.head_map == FLASHQLA_HEADS_TILED ? head - share * p.heads.value : share;
+}
+
 // `more` bytes into the head's vector.
 __device__ __forceinline__ char* address(const DecodeView& x, uint32_t row, uint32_t head, uint32_t more = 0) {
     return x.data + (row * x.row + head * x.head + more);

@@ -87,8 +87,7 @@ __device__ __forceinline__ void short_kernel(const ShortParams& p) {
 
     const uint32_t row = of_lane(blockIdx.z);
     const uint32_t read_slot = load_word_if(read.table, read.table + row, row), write_slot = load_word_if(write.table, write.table + row, row);
-    const uint32_t head = of_lane(blockIdx.y), share = divide_small(head, p.row.heads);
-    const uint32_t key_head = p.row.form.head_map == FLASHQLA_HEADS_TILED ? head - share * p.row.heads.value : share;
+    const uint32_t head = of_lane(blockIdx.y), key_head = key_head_of(p.row, head);
     const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, group = lane / kParts, part = lane % kParts;
     const int first_column = (blockIdx.x * (blockDim.x / kWarp) + warp) * (kColumns * kGroups);
     // After the sums this lane holds S^T k (lower half of a group) or S^T q (upper half) of this column.

@@ -33,7 +33,7 @@ using Trio = TrioLayout;
 using KeyRing = Ring<Trio::kKeyStages>;
 constexpr int kRecurring = 2;  // blocks of a cluster, the first ones; the last one solves
 
-// Events of the solving block. Chunks are counted over all units: `c` here, `done` in the roles.
+// Events of the solving block. `c` counts chunks over all units.
 struct SolveEvents {
     enum Event { tables_ready, tables_free, norms_ready, lower_ready, lower_free, record_ready, record_free, slot_free };
     static_assert(slot_free + 1 == Trio::kEvents, "barriers of all events");
@@ -76,6 +76,19 @@ struct PushedRecords {
 };
 
 __device__ __forceinline__ uint32_t own_record(uint32_t smem, int c) { return smem + Trio::kOwnRecords + c % Trio::kSlots * Trio::kRecordStride; }
+
+// do_chunk(c) for each chunk of the block's units, c from 0.
+template <class DoChunk>
+__device__ __forceinline__ void each_chunk(const Sm90ForwardParams& p, const Units& units, DoChunk&& do_chunk) {
+    int done = 0;
+#pragma unroll 1
+    for (int unit = before_first(units); next_unit(p, units, unit);) {
+        const Work w = find_work(p, units, unit);
+        if (w.skip) continue;
+#pragma unroll 1
+        for (const int end = done + w.chunks; done < end; ++done) do_chunk(done);
+    }
+}
 
 // Two warps take the chunks in turn: a chunk's tables are a longer chain of steps than its recurrence.
 __device__ __forceinline__ void token_role(const Sm90FusedParams& p, const Units& units, uint32_t smem, const SolveEvents& events, int turn) {
@@ -207,30 +220,23 @@ __device__ __forceinline__ void gate_role(const Sm90FusedParams& p, const Units&
 
 // Each warp has a slot of its own, and so every third of the block's chunks: the inverse is a chain of short steps, and three go on side by side.
 template <class T>
-__device__ __forceinline__ void invert_role(const Sm90FusedParams& p, const Units& units, uint32_t smem, const SolveEvents& events, int slot) {
+__device__ __forceinline__ void invert_role(const Sm90ForwardParams& p, const Units& units, uint32_t smem, const SolveEvents& events, int slot) {
     using E = SolveEvents;
     const int lane = threadIdx.x % 32;
     const Inverter x{lane, block_lane(lane), smem + Trio::kLower + slot * kTileBytes, smem + Trio::kDiagonal + slot * WideLayout::kDiagonalBytes,
                      own_record(smem, slot) + ChunkRecord::kSolve};
     clear_below(x.lower, lane);
-    int done = 0;
-#pragma unroll 1
-    for (int unit = before_first(units); next_unit(p.forward, units, unit);) {
-        const Work w = find_work(p.forward, units, unit);
-        if (w.skip) continue;
-#pragma unroll 1
-        for (const int end = done + w.chunks; done < end; ++done) {
-            if (done % Trio::kSlots != slot) continue;
-            events.wait(E::lower_ready, done);
-            invert_diagonal_blocks(x);
-            events.wait_free(E::record_free, done);
-            merge_blocks<T>(x);
-            store_below_diagonal<T>(x);
-            events.announce(E::lower_free, done);
-            fence_to_async();
-            events.announce(E::record_ready, done);
-        }
-    }
+    each_chunk(p, units, [&](int c) {
+        if (c % Trio::kSlots != slot) return;
+        events.wait(E::lower_ready, c);
+        invert_diagonal_blocks(x);
+        events.wait_free(E::record_free, c);
+        merge_blocks<T>(x);
+        store_below_diagonal<T>(x);
+        events.announce(E::lower_free, c);
+        fence_to_async();
+        events.announce(E::record_ready, c);
+    });
 }
 
 __device__ __forceinline__ void copy_role(const Sm90ForwardParams& p, const Units& units, uint32_t smem, KeyRing ring) {
@@ -256,41 +262,27 @@ __device__ __forceinline__ void copy_role(const Sm90ForwardParams& p, const Unit
     }
 }
 
-__device__ __forceinline__ void push_role(const Sm90FusedParams& p, const Units& units, uint32_t smem, const SolveEvents& events) {
+__device__ __forceinline__ void push_role(const Sm90ForwardParams& p, const Units& units, uint32_t smem, const SolveEvents& events) {
     using E = SolveEvents;
-    int done = 0;
-#pragma unroll 1
-    for (int unit = before_first(units); next_unit(p.forward, units, unit);) {
-        const Work w = find_work(p.forward, units, unit);
-        if (w.skip) continue;
-#pragma unroll 1
-        for (const int end = done + w.chunks; done < end; ++done) {
-            events.wait(E::record_ready, done);
-            events.wait_free(E::slot_free, done);
-            const int slot = done % Trio::kRecordSlots;
-            if (threadIdx.x % 32 == 0)
-                for (int to = 0; to < kRecurring; ++to)
-                    push_bytes(remote_address(smem + Trio::kRecords + slot * Trio::kRecordStride, to), own_record(smem, done), ChunkRecord::kUsedBytes,
-                               remote_address(smem + Trio::kSolved + 8 * slot, to));
-            __syncwarp();
-        }
-    }
+    each_chunk(p, units, [&](int c) {
+        events.wait(E::record_ready, c);
+        events.wait_free(E::slot_free, c);
+        const int slot = c % Trio::kRecordSlots;
+        if (threadIdx.x % 32 == 0)
+            for (int to = 0; to < kRecurring; ++to)
+                push_bytes(remote_address(smem + Trio::kRecords + slot * Trio::kRecordStride, to), own_record(smem, c), ChunkRecord::kUsedBytes,
+                           remote_address(smem + Trio::kSolved + 8 * slot, to));
+        __syncwarp();
+    });
 }
 
 // Tells the solving block which of its records have come and may be overwritten there.
 __device__ __forceinline__ void receive_role(const Sm90ForwardParams& p, const Units& units, const PushedRecords& records) {
-    int done = 0;
-#pragma unroll 1
-    for (int unit = before_first(units); next_unit(p, units, unit);) {
-        const Work w = find_work(p, units, unit);
-        if (w.skip) continue;
-#pragma unroll 1
-        for (const int end = done + w.chunks; done < end; ++done) {
-            records.wait(done);
-            if (threadIdx.x % 32 == 0) remote_arrive(remote_address(records.events.at(SolveEvents::record_free, done), kRecurring));
-            __syncwarp();
-        }
-    }
+    each_chunk(p, units, [&](int c) {
+        records.wait(c);
+        if (threadIdx.x % 32 == 0) remote_arrive(remote_address(records.events.at(SolveEvents::record_free, c), kRecurring));
+        __syncwarp();
+    });
 }
 
 template <class T>
@@ -344,12 +336,12 @@ __device__ __forceinline__ void fuse_trio(const Sm90FusedParams& p) {
         arrive_cluster();  // only the push needs the recurring blocks to be there
         if (warp == 4 + Trio::kSlots) {
             wait_cluster();
-            push_role(p, units(), smem, events);
+            push_role(p.forward, units(), smem, events);
         } else {
             if (warp < 4)
                 gate_role<T>(p, units(), smem, ring, events);
             else if (warp < 4 + Trio::kSlots)
-                invert_role<T>(p, units(), smem, events, warp - 4);
+                invert_role<T>(p.forward, units(), smem, events, warp - 4);
             else if (warp == 8)
                 copy_role(p.forward, units(), smem, ring);
             else if (warp == 9 && p.forms.qk_norm)

@@ -108,10 +108,7 @@ TEST_CASE("rows and heads that fill a card") {
             if (few) break;
         }
     };
-    check("as models have it", [](Case& c) {
-        c.gate = FLASHQLA_GATE_RAW, c.beta = FLASHQLA_BETA_LOGIT, c.qk_norm = FLASHQLA_NORM_L2, c.flags = 0;
-        c.state_layout = FLASHQLA_STATE_VK, c.states = States::in_place_slots, c.extra = Extra::checkpoints;
-    });
+    check("as models have it", model_forms);
     // The state's scale is taken up seldom, sometimes, always.
     for (const Gates gates : {Gates::none, Gates::gentle, Gates::strong}) check("gates", [&](Case& c) { c.gates = gates; });
     check("rows that are skipped", [](Case& c) { c.states = States::special_slots, c.head_map = FLASHQLA_HEADS_TILED, c.state_dtype = FLASHQLA_DTYPE_BF16; });
