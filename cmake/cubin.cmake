@@ -6,7 +6,7 @@
 # Beside each fatbin lies SOURCE.ptxas, the compiler's resource report, which tests compare with kernels/budget.tsv.
 
 set(FQLA_PORTABLE_SOURCES common/recurrent common/decode common/short_rows common/backward)
-set(FQLA_SM90_SOURCES sm90/solve sm90/forward sm90/segment sm90/fused sm90/fused_trio sm90/fused_wide sm90/backward_chains sm90/backward_segments
+set(FQLA_SM90_SOURCES sm90/solve sm90/forward sm90/segment sm90/cut sm90/fused sm90/fused_trio sm90/fused_wide sm90/backward_chains sm90/backward_segments
     sm90/backward_gradients)
 
 if(NOT FLASHQLA_CUDA)

@@ -162,10 +162,10 @@ static_assert(TrioLayout::kBarriers % 16 == 0 && TrioLayout::kKeyBarriers % 16 =
 
 // kernels/sm90/segment.cu: a block carries 8 rows of V through the segments of a row.
 struct StitchLayout {
-    static constexpr int kThreads = 128, kRows = 8, kStages = 2;
-    static constexpr int kMapBytes = kHeadDim * kHeadDim * 4;
-    static constexpr int kState = kStages * kMapBytes;  // [2][kRows][kHeadDim]: before and after
-    static constexpr int kBarriers = kState + 2 * kRows * kHeadDim * 4;
+    static constexpr int kThreads = 256, kRows = 8, kStages = 2;
+    static constexpr int kMapBytes = kHeadDim * kHeadDim * 4, kStateBytes = kRows * kHeadDim * 4;
+    static constexpr int kState = kStages * kMapBytes, kParts = kState + kStateBytes;  // a part of the next state from each warp
+    static constexpr int kBarriers = kParts + kThreads / 32 * kStateBytes;
     static constexpr int kBytes = kBarriers + 16 * kStages;
 };
 

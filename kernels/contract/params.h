@@ -89,5 +89,7 @@ static_assert(sizeof(Inputs) == 280 && sizeof(Forward) == 552 && sizeof(Gradient
 
 // GMIN of the gates (alpha = 0 and g = -inf enter as this): exp(-40) = 4e-18 is below any f32 rounding, and no -inf - -inf can arise.
 constexpr double kMinLogGate = -40.0;
+// From where on APPROXIMATE_WARMUP counts a state as forgotten; without it that is kMinLogGate.
+constexpr double kApproximateLogDecay = -10.0;
 
 }  // namespace fqla

@@ -1,6 +1,7 @@
 // Parameters of the Hopper kernels (kernels/sm90). Tensor maps are the driver's 128 opaque bytes: rank 4 = [dim, head, token, row], 16-bit,
 // box {64, 1, 64, 1}, 128-byte swizzle; with offsets the row extent is 1.
 #pragma once
+#include "cut.h"
 #include "params.h"
 
 namespace fqla {
@@ -35,7 +36,7 @@ struct Sm90ForwardParams {
     StateIo state;
     View out;
     const void* records;
-    // f32 [row, head, segment, V, K]. The summary leaves where each segment but the last ends from a zero start (the first: from the row's
+    // Behind a cut: matrices, numbered by it. Else f32 [row, head, segment, V, K]. The summary leaves where each segment but the last ends from a zero start (the first: from the row's
     // state), the stitch turns that into where it ends in truth; the forward of segment j starts from entry j - 1, that of the first from the last
     // entry, where the summary has put a copy of the row's state.
     float* segment_states;
@@ -48,20 +49,35 @@ struct Sm90ForwardParams {
     int32_t segments;        // of a row
     int32_t segment_chunks;  // chunks of each segment but a row's last
     int32_t reserved;
+    const Cut* cut;  // null: rows are whole or in segments; behind a cut, gdn_fused_<dtype>_v64 and _trio serve what it has left uncut
 };
 
-// gdn_fused_<dtype>_v64, _trio: clusters of two or three blocks, one a (row, value head); no segments. _v128: blocks, one a (row, segment, value head).
-// gdn_fused_summary_<dtype>: clusters of two blocks, one a (row, segment but the last, value head). Any number of clusters or blocks serves. None has records
-// in memory.
+// gdn_fused_<dtype>_v64, _trio: clusters of two or three blocks, one a (row, value head). _v128: blocks, one a (row, value head), _v128_cut one a stretch.
+// gdn_fused_summary_<dtype>: clusters of two blocks, one a summary. Any number of clusters or blocks serves. None has records in memory.
 struct Sm90FusedParams {
     Sm90ForwardParams forward;
     SolveForms forms;
 };
 
-// gdn_stitch: one block of 128 threads per (row, value head, 8 rows of V); only with three segments and more.
+// gdn_cut_gates: one block of 128 threads per chunk slot, then two per (row, value head) where there are states to read. gdn_cut: one block of 512 threads.
+struct Sm90CutParams {
+    Sm90ForwardParams forward;  // segment_states: copies of the states that rows start from, then where summaries end
+    SolveForms forms;
+    float* gate_sums;  // [HV, slots]
+    Cut* result;
+    int64_t slots;
+    CutCosts costs;
+    int32_t blocks;     // of a wave
+    int32_t most_warm;  // chunks
+    float forgotten;    // log2 of the decay from which on a state is
+    int32_t reserved;
+};
+
+// gdn_stitch: one block of 256 threads per (row, value head, 8 rows of V); only with three segments and more.
 struct Sm90StitchParams {
     float* segment_states;
     const float* segment_maps;
+    const Cut* cut;  // null: every head has a chain of `segments` matrices, the last of which is no state
     int32_t segments;
     int32_t reserved;
 };

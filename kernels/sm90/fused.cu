@@ -128,6 +128,7 @@ __device__ __forceinline__ void solve_role(const Sm90FusedParams& p, const Units
 
 template <class T, bool kMixed>
 __device__ __forceinline__ void fuse(const Sm90FusedParams& p) {
+    if (!left_uncut(p.forward)) return;
     FQLA_DYNAMIC_SHARED(memory);
     const uint32_t smem = shared_address(memory), tail = smem + Pair::kBarriers + 16 * Pair::kStages;
     Ring<Pair::kStages> ring(smem + Pair::kBarriers);

@@ -242,7 +242,7 @@ __device__ __forceinline__ void invert_role(const Sm90ForwardParams& p, const Un
 __device__ __forceinline__ void copy_role(const Sm90ForwardParams& p, const Units& units, uint32_t smem, KeyRing ring) {
     const uint32_t tail = smem + Trio::kTail;
     uint32_t tail_phase = 0;
-    Cursor keys{before_first(units)};
+    Cursor<Units> keys{before_first(units)};
     keys.enter(p, units);
 #pragma unroll 1
     for (; keys.more(); keys.advance(p, units)) {
@@ -287,6 +287,7 @@ __device__ __forceinline__ void receive_role(const Sm90ForwardParams& p, const U
 
 template <class T>
 __device__ __forceinline__ void fuse_trio(const Sm90FusedParams& p) {
+    if (!left_uncut(p.forward)) return;
     FQLA_DYNAMIC_SHARED(memory);
     const uint32_t smem = shared_address(memory);
     const int rank = __shfl_sync(~0u, static_cast<int>(blockIdx.x % Trio::kBlocks), 0), warp = __shfl_sync(~0u, threadIdx.x / 32, 0);

@@ -34,8 +34,8 @@ __device__ __forceinline__ int next_table(int table) {
 }
 
 // kLazy: the math role may have the state divided by a factor (not in f16, whose range is too small).
-template <bool kLazy, bool kSummary, bool kNorms>
-__device__ __forceinline__ void token_role(const Sm90FusedParams& p, const Units& units, uint32_t smem, const WideEvents<kSummary>& events) {
+template <bool kLazy, bool kSummary, bool kNorms, class List>
+__device__ __forceinline__ void token_role(const Sm90FusedParams& p, const List& units, uint32_t smem, const WideEvents<kSummary>& events) {
     using E = WideEvents<kSummary>;
     RecordFactors factors{};  // of the chunk before: they wait for their record, the next tables need not
     auto store_factors = [&](int c) {
@@ -103,8 +103,8 @@ __device__ __forceinline__ void token_role(const Sm90FusedParams& p, const Units
 
 // -N of a chunk before the scores of the one before it: scores wait until the recurrence has left their record, -N has the way through the inverse before it.
 // Norms a chunk ahead: the token warp then has the factors ready in time. A summary has no scores, and nothing that waits for them.
-template <class T, bool kSummary, bool kNorms>
-__device__ __forceinline__ void gate_role(const Sm90FusedParams& p, const Units& units, uint32_t smem, Ring<Wide::kStages> ring,
+template <class T, bool kSummary, bool kNorms, class List>
+__device__ __forceinline__ void gate_role(const Sm90FusedParams& p, const List& units, uint32_t smem, Ring<Wide::kStages> ring,
                                           const WideEvents<kSummary>& events) {
     using E = WideEvents<kSummary>;
     for (int c = 0; c < (kSummary ? Wide::kSummarySlots : 2); ++c) {
@@ -197,8 +197,8 @@ __device__ __forceinline__ void gate_role(const Sm90FusedParams& p, const Units&
 
 // Each of the two warps has every second chunk, of the block's own in a summary: the inverse is a chain of short steps, and two chunks' chains go on
 // beside each other.
-template <class T, bool kSummary>
-__device__ __forceinline__ void invert_role(const Sm90FusedParams& p, const Units& units, uint32_t smem, const WideEvents<kSummary>& events, int slot) {
+template <class T, bool kSummary, class List>
+__device__ __forceinline__ void invert_role(const Sm90FusedParams& p, const List& units, uint32_t smem, const WideEvents<kSummary>& events, int slot) {
     using E = WideEvents<kSummary>;
     const uint32_t lower = smem + Wide::kLower + slot * kTileBytes, diagonal = smem + Wide::kDiagonal + slot * Wide::kDiagonalBytes,
                    solve = record_at<kSummary>(smem, kSummary ? 2 * slot + rank_in_pair() : slot) + ChunkRecord::kSolve;
@@ -253,8 +253,8 @@ struct Turn {
 //
 // The state is kept as S / 2^L: a record's factors hold the 2^L (token_role), so that the registers need not be scaled in every chunk. Where they
 // must be, `decay` says by how much. Inside the inner loop nothing but products writes S: a scaling there makes ptxas move all of it twice a chunk.
-template <class T, bool kSummary>
-__device__ __forceinline__ void math_role(const Sm90ForwardParams& p, const Units& units, uint32_t smem, Ring<Wide::kStages> ring,
+template <class T, bool kSummary, class List>
+__device__ __forceinline__ void math_role(const Sm90ForwardParams& p, const List& units, uint32_t smem, Ring<Wide::kStages> ring,
                                           const WideEvents<kSummary>& events) {
     using E = WideEvents<kSummary>;
     const int group = __shfl_sync(~0u, threadIdx.x / 128, 0), warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
@@ -288,16 +288,15 @@ __device__ __forceinline__ void math_role(const Sm90ForwardParams& p, const Unit
         {
             const Work w = find_work(p, units, unit);
             if (w.skip) continue;
-            const int64_t slot = row_slots(p.state, w.row).read;
             const StateAt at = mine();
 #pragma unroll
             for (int i = 0; i < 64; ++i) S[i] = is_map && at.v0 + 8 * ((i >> 1) & 1) == at.k0 + 8 * (i >> 2) + (i & 1) ? 1.f : 0.f;
-            if (!kSummary && p.segments > 1)
-                load_matrix(S, segment_matrix(p.segment_states, p, w, w.segment > 0 ? w.segment - 1 : p.segments - 1), at);
-            else if (!is_map && w.segment == 0 && slot != kNoSlot)
-                load_state(S, p, slot, w.head, at);
-            // What the forward's first segment starts from: see sm90_params.h.
-            if (kSummary && !is_map && w.segment == 0) store_matrix(S, segment_matrix(p.segment_states, p, w, p.segments - 1), at);
+            if constexpr (kOfStretches<List>) {
+                if (!is_map && w.from != kFromZero) load_matrix(S, p.segment_states + static_cast<int64_t>(w.from) * (kHeadDim * kHeadDim), at);
+            } else {
+                const int64_t slot = row_slots(p.state, w.row).read;
+                if (slot != kNoSlot) load_state(S, p, slot, w.head, at);
+            }
             left = w.chunks;
         }
         pack_state();
@@ -397,7 +396,8 @@ __device__ __forceinline__ void math_role(const Sm90ForwardParams& p, const Unit
                 ring.advance(), ++done, --left;
                 if (!kSummary && p.state.checkpoint_interval) {
                     const Work w = find_work(p, units, unit);
-                    store_checkpoint(S, p, w, w.chunks - left - 1, mine());
+                    const int c = w.chunks - left - 1;
+                    if (!kOfStretches<List> || c >= w.quiet) store_checkpoint(S, p, w, c, mine());
                 }
                 if (left == 0) break;
                 decay = next_decay();
@@ -405,7 +405,7 @@ __device__ __forceinline__ void math_role(const Sm90ForwardParams& p, const Unit
         }
         const Work w = find_work(p, units, unit);
         if constexpr (kSummary) {
-            store_matrix(S, segment_matrix(is_map ? p.segment_maps : p.segment_states, p, w, w.segment), mine());
+            store_matrix(S, (is_map ? p.segment_maps : p.segment_states) + static_cast<int64_t>(w.to) * (kHeadDim * kHeadDim), mine());
         } else {
             const int64_t slot = row_slots(p.state, w.row).write;
             if (w.last && slot != kNoSlot) store_state(S, p, slot, w.head, mine());
@@ -416,16 +416,16 @@ __device__ __forceinline__ void math_role(const Sm90ForwardParams& p, const Unit
 
 // Loads k and q as far ahead as there are stages, v two chunks ahead; stores outputs as they come, from where v was. A summary has neither q nor
 // outputs, and for its transitions no v.
-template <bool kSummary>
-__device__ __forceinline__ void copy_role(const Sm90ForwardParams& p, const Units& units, uint32_t smem, Ring<Wide::kStages> ring,
+template <bool kSummary, class List>
+__device__ __forceinline__ void copy_role(const Sm90ForwardParams& p, const List& units, uint32_t smem, Ring<Wide::kStages> ring,
                                           const WideEvents<kSummary>& events) {
     using E = WideEvents<kSummary>;
     const bool leader = threadIdx.x % 32 == 0;
     const uint32_t tail = smem + Wide::kTail;
     uint32_t tail_phase = 0;
-    Cursor keys{before_first(units)};
+    Cursor<List> keys{before_first(units)};
     keys.enter(p, units);
-    Cursor values = keys, outputs = keys;
+    Cursor<List> values = keys, outputs = keys;
     auto load_keys = [&] {
         ring.wait_free();
         const uint32_t to = smem + ring.stage() * Wide::kStageBytes, bar = keys.is_ragged(p) ? tail : ring.filled();
@@ -471,6 +471,7 @@ __device__ __forceinline__ void copy_role(const Sm90ForwardParams& p, const Unit
         const uint32_t from = smem + Wide::kValues + (c & 1) * 2 * kTileBytes;
 #pragma unroll 1
         for (int half = 0; !kSummary && half < 2; ++half) {
+            if (kOfStretches<List> && outputs.quiet > 0) break;
             if (outputs.left >= kChunk) {
                 if (leader) store_box(p.o, from + half * kTileBytes, 64 * half, outputs.head, outputs.token, outputs.row);
             } else {
@@ -485,14 +486,21 @@ __device__ __forceinline__ void copy_role(const Sm90ForwardParams& p, const Unit
     if (leader) wait_stores_read();  // the shared memory is the block's until it ends
 }
 
-template <class T, bool kSummary, bool kNorms, bool kMixed>
+enum class Walk { rows, mixed_rows, cut };
+
+template <class T, bool kSummary, bool kNorms, Walk kWalk>
 __device__ __forceinline__ void fuse_wide(const Sm90FusedParams& p) {
     FQLA_DYNAMIC_SHARED(memory);
     const uint32_t smem = shared_address(memory);
     const Ring<Wide::kStages> ring(smem + Wide::kBarriers);
     const WideEvents<kSummary> events{smem + Wide::kEventBarriers};
     // Made by every role for itself: what lives across the branch would have to fit into the smallest register share.
-    auto units = [&] { return units_in_turn(p.forward, kSummary ? 2 : 1, p.forward.segments - (kSummary ? 1 : 0), !kMixed); };
+    auto units = [&] {
+        if constexpr (kWalk == Walk::cut)
+            return Stretches<kSummary>{};
+        else
+            return units_in_turn(p.forward, 1, p.forward.segments, kWalk == Walk::rows);
+    };
     let_successor_start();
     if (threadIdx.x == 0) {
         ring.init(1, 12);  // math and gate warps
@@ -502,16 +510,16 @@ __device__ __forceinline__ void fuse_wide(const Sm90FusedParams& p) {
     }
     __syncthreads();
     if constexpr (kSummary) sync_cluster();
+    if constexpr (kWalk == Walk::cut) wait_for_predecessor();
     const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
     if (warp < 8) {
         take_registers<kSummary ? 176 : 192>();
-        wait_for_predecessor();  // no other role reads what a kernel before has written
         math_role<T, kSummary>(p.forward, units(), smem, ring, events);
     } else if (warp < 12) {
-        give_registers<80>();
+        give_registers<kWalk == Walk::cut && !kSummary ? 72 : 80>();
         gate_role<T, kSummary, kNorms>(p, units(), smem, ring, events);
     } else {
-        give_registers<kSummary ? 72 : 48>();
+        give_registers<kSummary ? 72 : kWalk == Walk::cut ? 56 : 48>();
         if (warp < 14)
             invert_role<T, kSummary>(p, units(), smem, events, warp - 12);
         else if (warp == 14)
@@ -529,17 +537,21 @@ __device__ __forceinline__ void fuse_wide(const Sm90FusedParams& p) {
 }  // namespace fqla::sm90
 
 // Norms have kernels of their own, since their code slows those that do not want it; a summary asks when it runs.
-#define FQLA_FUSED_WIDE(name, T, summary, norms, mixed, cluster)                                                                                \
+#define FQLA_FUSED_WIDE(name, T, summary, norms, walk, cluster)                                                                                 \
     extern "C" __global__ void cluster __launch_bounds__(fqla::WideLayout::kThreads, 1) name(const __grid_constant__ fqla::Sm90FusedParams p) { \
-        fqla::sm90::fuse_wide<fqla::sm90::T, summary, norms, mixed>(p);                                                                         \
+        fqla::sm90::fuse_wide<fqla::sm90::T, summary, norms, fqla::sm90::Walk::walk>(p);                                                        \
     }
-FQLA_FUSED_WIDE(gdn_fused_bf16_v128, Bf16, false, false, false, )
-FQLA_FUSED_WIDE(gdn_fused_f16_v128, F16, false, false, false, )
-FQLA_FUSED_WIDE(gdn_fused_bf16_v128_mixed, Bf16, false, false, true, )
-FQLA_FUSED_WIDE(gdn_fused_f16_v128_mixed, F16, false, false, true, )
-FQLA_FUSED_WIDE(gdn_fused_bf16_v128_l2, Bf16, false, true, false, )
-FQLA_FUSED_WIDE(gdn_fused_f16_v128_l2, F16, false, true, false, )
-FQLA_FUSED_WIDE(gdn_fused_bf16_v128_l2_mixed, Bf16, false, true, true, )
-FQLA_FUSED_WIDE(gdn_fused_f16_v128_l2_mixed, F16, false, true, true, )
-FQLA_FUSED_WIDE(gdn_fused_summary_bf16, Bf16, true, false, false, __cluster_dims__(2, 1, 1))
-FQLA_FUSED_WIDE(gdn_fused_summary_f16, F16, true, false, false, __cluster_dims__(2, 1, 1))
+FQLA_FUSED_WIDE(gdn_fused_bf16_v128, Bf16, false, false, rows, )
+FQLA_FUSED_WIDE(gdn_fused_f16_v128, F16, false, false, rows, )
+FQLA_FUSED_WIDE(gdn_fused_bf16_v128_mixed, Bf16, false, false, mixed_rows, )
+FQLA_FUSED_WIDE(gdn_fused_f16_v128_mixed, F16, false, false, mixed_rows, )
+FQLA_FUSED_WIDE(gdn_fused_bf16_v128_cut, Bf16, false, false, cut, )
+FQLA_FUSED_WIDE(gdn_fused_f16_v128_cut, F16, false, false, cut, )
+FQLA_FUSED_WIDE(gdn_fused_bf16_v128_l2, Bf16, false, true, rows, )
+FQLA_FUSED_WIDE(gdn_fused_f16_v128_l2, F16, false, true, rows, )
+FQLA_FUSED_WIDE(gdn_fused_bf16_v128_l2_mixed, Bf16, false, true, mixed_rows, )
+FQLA_FUSED_WIDE(gdn_fused_f16_v128_l2_mixed, F16, false, true, mixed_rows, )
+FQLA_FUSED_WIDE(gdn_fused_bf16_v128_l2_cut, Bf16, false, true, cut, )
+FQLA_FUSED_WIDE(gdn_fused_f16_v128_l2_cut, F16, false, true, cut, )
+FQLA_FUSED_WIDE(gdn_fused_summary_bf16, Bf16, true, false, cut, __cluster_dims__(2, 1, 1))
+FQLA_FUSED_WIDE(gdn_fused_summary_f16, F16, true, false, cut, __cluster_dims__(2, 1, 1))

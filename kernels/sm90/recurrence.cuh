@@ -21,6 +21,7 @@ struct Work {
     int segment;
     bool last;  // of the row
     bool skip;  // its state is PAD: outputs are zeroed, nothing else is done
+    int from, to, quiet;  // of a stretch (cut.h)
     bool mute;  // it is PAD for writing alone, in a kernel that goes on all the same: outputs are zeroed, no state of the caller's is stored
 };
 
@@ -85,6 +86,13 @@ __device__ __forceinline__ Work find_work(const Sm90ForwardParams& p, const Unit
     w.last = end == all && (end > begin || w.segment == 0);
     w.chunks = __shfl_sync(~0u, end - begin, 0);  // a trip count that ptxas sees to be uniform
     return w;
+}
+
+// Whether a kernel that has whole rows has any: behind a cut only where that has left all to it.
+__device__ __forceinline__ bool left_uncut(const Sm90ForwardParams& p) {
+    if (!p.cut) return true;
+    wait_for_predecessor();
+    return p.cut->uncut;
 }
 
 __device__ __forceinline__ float* segment_matrix(float* base, const Sm90ForwardParams& p, const Work& w, int segment) {

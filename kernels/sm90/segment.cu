@@ -1,7 +1,7 @@
 // Stitch: from the segments' own summaries to the states between them, S_j <- M_j S_{j-1} + S_j, in f32.
 //
-// Rows of V are independent: S_j^T[v, :] += S_{j-1}^T[v, :] M_j^T. A thread owns a column of K, a block 8 rows of V; transitions of 64 KB pass
-// through a ring of two, so that only the arithmetic of a hop is on the chain (1024 multiply-adds a thread).
+// Rows of V are independent, a block has 8. Each warp has a share of the sum's terms, so that it reads that share of a transition (16 bytes a lane) once for all
+// rows; the parts are added behind a barrier. Transitions of 64 KB pass through a ring of two.
 #include "layouts.h"
 #include "ring.cuh"
 #include "tile.cuh"
@@ -17,54 +17,68 @@ __device__ __forceinline__ void stitch(const Sm90StitchParams& p) {
     const uint32_t smem = shared_address(memory);
     Ring<Layout::kStages> loads(smem + Layout::kBarriers), hops = loads;  // what is asked for, what is used
     constexpr int kSlices = kHeadDim / Layout::kRows, kMatrix = kHeadDim * kHeadDim;
-    const int64_t head = blockIdx.x / kSlices;
-    const int k = threadIdx.x, v0 = blockIdx.x % kSlices * Layout::kRows;
-    float* states = p.segment_states + head * p.segments * kMatrix;
-    const float* maps = p.segment_maps + head * p.segments * kMatrix;
-    if (k == 0) {
+    const int head = blockIdx.x / kSlices, v0 = blockIdx.x % kSlices * Layout::kRows;
+    const int warp = threadIdx.x / 32, k = 4 * (threadIdx.x % 32);
+    if (threadIdx.x == 0) {
         loads.init(1, 1);
         barrier_init_fence();
     }
     let_successor_start();
     __syncthreads();
     wait_for_predecessor();
+    if (p.cut && head >= p.cut->chains) return;
+    const StitchChain chain = p.cut ? p.cut->chain[head] : StitchChain{head * p.segments, p.segments - 1};
+    const float* maps = p.segment_maps + static_cast<int64_t>(chain.first) * kMatrix;
+    // Of this warp's row of V, once parts are added: columns k .. k + 3.
+    float4* state = reinterpret_cast<float4*>(p.segment_states + static_cast<int64_t>(chain.first) * kMatrix + (v0 + warp) * kHeadDim + k);
+    constexpr int kNext = kMatrix / 4;
+    const uint32_t before = smem + Layout::kState, own = before + (warp * kHeadDim + k) * 4;
     auto load_map = [&](int j) {
-        if (j >= p.segments - 1) return;
+        if (j >= chain.count) return;
         barrier_expect(loads.filled(), Layout::kMapBytes);
         load_bytes(smem + loads.stage() * Layout::kMapBytes, maps + static_cast<int64_t>(j) * kMatrix, Layout::kMapBytes, loads.filled());
         loads.advance();
     };
-    if (k == 0)
+    if (threadIdx.x == 0)
         for (int j = 1; j <= Layout::kStages; ++j) load_map(j);
-    float s[Layout::kRows];
-#pragma unroll
-    for (int v = 0; v < Layout::kRows; ++v) s[v] = states[(v0 + v) * kHeadDim + k];
-    for (int j = 1; j < p.segments - 1; ++j, hops.advance()) {
-        float* to = states + static_cast<int64_t>(j) * kMatrix;
-        const uint32_t before = smem + Layout::kState + (j & 1) * Layout::kRows * kHeadDim * 4, map = smem + hops.stage() * Layout::kMapBytes + 4 * k;
-        float next[Layout::kRows];
-#pragma unroll
-        for (int v = 0; v < Layout::kRows; ++v) {
-            next[v] = to[(v0 + v) * kHeadDim + k];
-            store_shared_f(before + (v * kHeadDim + k) * 4, s[v]);
-        }
-        __syncthreads();
+    float4 first = state[0], next = chain.count > 1 ? state[kNext] : first;
+    store_shared_f4(own, first.x, first.y, first.z, first.w);
+    __syncthreads();
+#pragma unroll 1
+    for (int j = 1; j < chain.count; ++j, hops.advance()) {
+        float4 ahead = j + 1 < chain.count ? state[(j + 1) * kNext] : next;
+        constexpr int kShare = kHeadDim / (Layout::kThreads / 32);
+        const uint32_t map = smem + hops.stage() * Layout::kMapBytes + (warp * kShare * kHeadDim + k) * 4;
+        float4 part[Layout::kRows] = {};
         hops.wait_filled();
-#pragma unroll 4
-        for (int c = 0; c < kHeadDim; c += 4) {
-            float m[4];
+#pragma unroll 1
+        for (int c = 0; c < kShare; c += 4) {
+            float4 m[4];
 #pragma unroll
-            for (int i = 0; i < 4; ++i) m[i] = load_shared_f(map + (c + i) * kHeadDim * 4);
+            for (int i = 0; i < 4; ++i) m[i] = load_shared_f4(map + (c + i) * kHeadDim * 4);
 #pragma unroll
             for (int v = 0; v < Layout::kRows; ++v) {
-                const float4 x = load_shared_f4(before + (v * kHeadDim + c) * 4);
-                next[v] += x.x * m[0] + x.y * m[1] + x.z * m[2] + x.w * m[3];
+                const float4 s = load_shared_f4(before + (v * kHeadDim + warp * kShare + c) * 4);
+                const float x[4] = {s.x, s.y, s.z, s.w};
+#pragma unroll
+                for (int i = 0; i < 4; ++i)
+                    part[v].x += x[i] * m[i].x, part[v].y += x[i] * m[i].y, part[v].z += x[i] * m[i].z, part[v].w += x[i] * m[i].w;
             }
         }
 #pragma unroll
-        for (int v = 0; v < Layout::kRows; ++v) to[(v0 + v) * kHeadDim + k] = s[v] = next[v];
-        __syncthreads();  // the map of this hop has been read
-        if (k == 0) load_map(j + Layout::kStages);
+        for (int v = 0; v < Layout::kRows; ++v)
+            store_shared_f4(smem + Layout::kParts + warp * Layout::kStateBytes + (v * kHeadDim + k) * 4, part[v].x, part[v].y, part[v].z, part[v].w);
+        __syncthreads();
+        if (threadIdx.x == 0) load_map(j + Layout::kStages);  // this one has been read
+#pragma unroll
+        for (int w = 0; w < Layout::kThreads / 32; ++w) {
+            const float4 x = load_shared_f4(smem + Layout::kParts + w * Layout::kStateBytes + (warp * kHeadDim + k) * 4);
+            next.x += x.x, next.y += x.y, next.z += x.z, next.w += x.w;
+        }
+        store_shared_f4(own, next.x, next.y, next.z, next.w);
+        state[j * kNext] = next;
+        next = ahead;
+        __syncthreads();
     }
 }
 

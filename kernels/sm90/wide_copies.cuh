@@ -1,30 +1,34 @@
 // How the copy warps of fused_wide.cu and fused_trio.cu walk through the chunks of their units.
 #pragma once
-#include "recurrence.cuh"
+#include "stretches.cuh"
 #include "wide_tokens.cuh"
 
 namespace fqla::sm90 {
 
 // The next chunk of a walk through the units.
+template <class List>
 struct Cursor {
     int unit;
     int chunks;       // of this unit that are left, this one with them
     int token, left;  // coordinate of the chunk's first token; tokens of the row from it on
     int row, head;    // row: coordinate
+    int quiet;        // chunks of a stretch, from this one on, that give nothing
 
-    __device__ __forceinline__ void enter(const Sm90ForwardParams& p, const Units& units) {
+    __device__ __forceinline__ void enter(const Sm90ForwardParams& p, const List& units) {
         while (next_unit(p, units, unit)) {
             const Work w = find_work(p, units, unit);
             chunks = w.skip ? 0 : w.chunks;
             token = static_cast<int>(w.tokens.begin + w.first * kChunk), left = tokens_from(w);
+            if (kOfStretches<List>) quiet = w.quiet;
             row = p.rows.offsets ? 0 : static_cast<int>(w.row), head = w.head;
             if (chunks > 0) return;
         }
         chunks = 0;
     }
     __device__ __forceinline__ bool more() const { return chunks > 0; }
-    __device__ __forceinline__ void advance(const Sm90ForwardParams& p, const Units& units) {
+    __device__ __forceinline__ void advance(const Sm90ForwardParams& p, const List& units) {
         token += kChunk, left -= kChunk;
+        if (kOfStretches<List>) --quiet;
         if (--chunks == 0) enter(p, units);
     }
     // Behind the end of a row cut by offsets a box holds other rows' tokens.

@@ -1,6 +1,7 @@
 #include "kernel_args.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "row_grid.h"
@@ -154,11 +155,30 @@ Sm90ForwardParams sm90_forward_params(const Plan& plan, const Forward& call, con
     p.state_dtype = form.state_dtype;
     p.segments = plan.sm90.segments;
     p.segment_chunks = plan.sm90.segment_chunks;
+    p.cut = plan.at<Cut>(Region::cut, memory);
+    return p;
+}
+
+// What a state may have decayed to and count as forgotten; see flashqla.h, APPROXIMATE_WARMUP.
+float forgotten(bool approximate) { return static_cast<float>((approximate ? kApproximateLogDecay : kMinLogGate) / std::log(2.)); }
+
+Sm90CutParams cut_params(const Plan& plan, const Forward& call, const TensorMaps& maps, const Memory& memory) {
+    Sm90CutParams p{};
+    p.forward = sm90_forward_params(plan, call, maps, memory);
+    p.forms = solve_forms(call);
+    p.gate_sums = plan.at<float>(Region::gate_sums, memory);
+    p.result = plan.at<Cut>(Region::cut, memory);
+    p.slots = slots_of(call.rows);
+    p.costs = plan.sm90.cut_costs;
+    p.blocks = plan.sm90.cut_blocks;
+    p.most_warm = plan.sm90.most_warm;
+    p.forgotten = forgotten(plan.sm90.approximate);
     return p;
 }
 
 Sm90StitchParams stitch_params(const Plan& plan, const Memory& memory) {
-    return {plan.at<float>(Region::segment_states, memory), plan.at<float>(Region::segment_maps, memory), plan.sm90.segments, 0};
+    return {plan.at<float>(Region::segment_states, memory), plan.at<float>(Region::segment_maps, memory), plan.at<Cut>(Region::cut, memory),
+            plan.sm90.segments, 0};
 }
 
 // Betas below this (in size) leave nothing to divide by: dv = beta dX and U = beta e are 16-bit. f16 loses digits below 6e-5, bf16 only where f32 does.
@@ -239,6 +259,7 @@ size_t make_kernel_args(const Step& step, const Plan& plan, const Forward& all, 
     if (from_source(step, "forward")) return put(sm90_forward_params(plan, call, maps, memory), out);
     if (from_source(step, "fused") || from_source(step, "fused_trio") || from_source(step, "fused_wide"))
         return put(Sm90FusedParams{sm90_forward_params(plan, call, maps, memory), solve_forms(call)}, out);
+    if (from_source(step, "cut")) return put(cut_params(plan, call, maps, memory), out);
     if (from_source(step, "segment")) return put(stitch_params(plan, memory), out);
     return 0;
 }

@@ -1,6 +1,7 @@
 #include "cost.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "engines.h"
 #include "layouts.h"
@@ -21,9 +22,11 @@ constexpr double kTrioStart = 11.5, kTrioChunk = 1.05, kTrioCrowd = 0.28;
 constexpr double kTrioNorms = 0.2;  // estimated, on the safe side: not measured since they have a warp of their own
 // fused, one block a (row, head) pair: rows of 1024 and 8192 tokens, 128 to 512 pairs
 constexpr double kHeadStart = 12, kHeadChunk = 2.45, kHeadUnit = 7;
-// the same in segments and their summary, 2/8 to 16/64 heads, 8192 and 32768 tokens, 2 to 16 segments; within 10%, so it must promise to take this much of
-// the time with records
-constexpr double kHeadSegmentChunk = 2.4, kHeadSummaryChunk = 1.8, kWorthNoRecords = 0.95;
+// the same in stretches, and their summaries
+constexpr double kCutStart = 16, kStretchChunk = 2.4, kHeadSummaryChunk = 1.8, kStitchStart = 4, kStitchHop = 1;
+// What the host reckons with, which cannot see the gates: so many of the heads remember, the others forget in so many chunks.
+constexpr double kRememberingHeads = 0.25;
+constexpr int kForgettingChunks = 13, kWarmPart = 8;  // of the longest row
 // solve: a chunk of a key head with the whole card on it, and a share of that for each of its value heads
 constexpr double kSolveStart = 8.3, kSolveChunk = 0.0119, kSolveShare = 0.49;
 // forward, 64 rows of V a multiprocessor: few blocks, and what a card full of them adds
@@ -83,13 +86,17 @@ double segments_cost(const Request& r, const Caps& caps, int64_t n) {
            kForwardStates * s.state_time;
 }
 
-// Without records. A block for each segment of the forward; the summary's pairs of blocks take several where the card has too few.
-double fused_segments_cost(const Request& r, const Caps& caps, int64_t n) {
+// Without records, as the card will cut them if the gates are as the host thinks.
+double cut_cost(const Request& r, const Caps& caps) {
     const Shape s = shape_of(r, caps);
-    const double chunks = ceil_div(s.chunks, static_cast<double>(n)), pairs = s.units * static_cast<double>(n - 1);
-    const double passes = ceil_div(pairs, std::max(1, caps.multiprocessors / 2));
-    return kHeadStart + passes * (chunks * kHeadSummaryChunk + kHeadUnit) + (n < 3 ? 0 : kStitch) + kForwardStart + chunks * kHeadSegmentChunk + kHeadUnit +
-           kFusedStates * s.state_time;
+    const CutCosts costs = cut_costs(r, caps);
+    const int units = static_cast<int>(s.units), chunks = static_cast<int>(s.chunks);
+    const bool forgets = kForgettingChunks <= most_warm_chunks(r);
+    const int remembering = forgets ? static_cast<int>(std::ceil(s.units * kRememberingHeads)) : units;
+    const auto sum = [&](auto f) { return remembering * f(CutUnit{chunks, kRemembers}) + (units - remembering) * f(CutUnit{chunks, kForgettingChunks}); };
+    float least = costs.uncut;
+    for (int i = 0; i < kCutTries; i++) least = std::min(least, try_lengths(costs, caps.multiprocessors, chunks, i, sum).us);
+    return kCutStart + static_cast<double>(least) + kFusedStates * s.state_time;
 }
 
 // The chains of the backward in n segments, one after another what is on the longest row's way.
@@ -106,17 +113,15 @@ double backward_cost(const Request& r, const Caps& caps, int64_t segments) {
     return solve + kChainsStart + std::max(chains_cost(s.chunks, segments), bytes) + all_chunks * kGradientsShare;
 }
 
-// Segments of one wave of blocks, with records and, where they may be, without.
+// Segments of one wave of blocks with records, or, where that may be and is less, a cut.
 RowCut forward_cut(const Request& r, const Caps& caps, int64_t units, int64_t chunks) {
     RowCut best{};
     double least = 0;
-    const auto try_each = [&](int64_t blocks, bool fused, double worth, double (*cost_of)(const Request&, const Caps&, int64_t)) {
-        const int64_t most = std::min<int64_t>(caps.multiprocessors / (blocks * units), chunks);
-        for (int64_t n = 2; n <= most; n++)
-            if (const double cost = cost_of(r, caps, n) / worth; !best.segments || cost < least) best = {n, fused}, least = cost;
-    };
-    if (!refuses_chunked(r, caps)) try_each(2, false, 1, segments_cost);
-    if (keys_are_bounded(r) && !r.saved) try_each(1, true, kWorthNoRecords, fused_segments_cost);
+    const int64_t most = refuses_chunked(r, caps) ? 0 : std::min<int64_t>(caps.multiprocessors / (2 * units), chunks);
+    for (int64_t n = 2; n <= most; n++)
+        if (const double cost = segments_cost(r, caps, n); !best.segments || cost < least) best = {n, false}, least = cost;
+    const bool may_cut = keys_are_bounded(r) && !r.saved && chunks >= 2 && chunks <= kMostCutChunks && fits_cut(units, caps);
+    if (may_cut && (!best.segments || cut_cost(r, caps) < least)) best = {2, true};
     return best;
 }
 
@@ -164,6 +169,13 @@ double chunked_cost(const Request& r, const Caps& caps) {
     return solve_cost(r, s) + kForwardStart + forward + kForwardStates * s.state_time;
 }
 
+CutCosts cut_costs(const Request& r, const Caps& caps) {
+    const auto us = [](double x) { return static_cast<float>(x); };
+    return {us(kHeadSummaryChunk), us(kHeadUnit), us(kStitchStart), us(kStitchHop), us(kStretchChunk), us(kHeadUnit), us(fused_cost(r, caps))};
+}
+
+int most_warm_chunks(const Request& r) { return static_cast<int>((r.bounds.max_tokens + kChunk - 1) / kChunk / kWarmPart); }
+
 double portable_backward_cost(const Request& r, const Caps& caps) {
     const Shape s = shape_of(r, caps);
     const auto longest = static_cast<double>(r.bounds.max_tokens);
@@ -175,7 +187,7 @@ double chunked_backward_cost(const Request& r, const Caps& caps) { return backwa
 double context_parallel_backward_cost(const Request& r, const Caps& caps) { return backward_cost(r, caps, r.segments); }
 
 double context_parallel_cost(const Request& r, const Caps& caps) {
-    return r.fused_segments ? fused_segments_cost(r, caps, r.segments) : segments_cost(r, caps, r.segments);
+    return r.cut ? cut_cost(r, caps) : segments_cost(r, caps, r.segments);
 }
 
 RowCut best_cut(const Request& r, const Caps& caps) {

@@ -2,6 +2,7 @@
 // graph replay with the L2 flushed; other cards scale by their multiprocessors. Only the order of engines has to be right.
 #pragma once
 #include "caps.h"
+#include "cut.h"
 #include "problem.h"
 
 namespace fqla {
@@ -18,14 +19,17 @@ double context_parallel_backward_cost(const Request& request, const Caps& caps);
 // How context parallelism would cut each row: what takes the least estimated time. Below two segments it does not apply.
 struct RowCut {
     int64_t segments;
-    bool fused;  // gates and inverses are made where they are used, instead of once into chunk records
+    bool cut;  // on the card, by what the gates forget, gates and inverses made where they are used (cut.h); else by the host, with chunk records
 };
+CutCosts cut_costs(const Request& request, const Caps& caps);
+// Chunks that a head may take to forget in a cut; those that take more are stitched together.
+int most_warm_chunks(const Request& request);
 RowCut best_cut(const Request& request, const Caps& caps);
 
 // What the engines want a request to be.
 inline Request with_segments(Request request, const Caps& caps) {
     const RowCut cut = best_cut(request, caps);
-    request.segments = cut.segments, request.fused_segments = cut.fused;
+    request.segments = cut.segments, request.cut = cut.cut;
     return request;
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "caps.h"
+#include "cut.h"
 #include "problem.h"
 #include "variants.h"
 #include "workspace.h"
@@ -27,6 +28,10 @@ struct Step {
 struct Sm90Choice {
     int32_t segments, segment_chunks;  // of a row
     int32_t heads_per_block;           // of the solve
+    // Of a cut (cut.h).
+    CutCosts cut_costs;
+    int32_t cut_blocks, most_warm;
+    bool approximate;  // APPROXIMATE_WARMUP
 };
 
 struct Plan {

@@ -47,14 +47,18 @@ int64_t heads_per_solve_block(const Form& form, int64_t slots, const Caps& caps)
     return heads;
 }
 
-// Blocks take (row, segment, head) units in turn.
-Step wide_step(const Request& request, int64_t units, const Caps& caps, bool overlaps) {
+// What the wide kernel's blocks take in turn.
+enum class Walk { rows, mixed_rows, stretches };
+
+Step wide_step(const Request& request, int64_t units, const Caps& caps, Walk walk) {
     using Id = KernelId;
-    constexpr Id kernels[2][2][2] = {{{Id::gdn_fused_bf16_v128, Id::gdn_fused_bf16_v128_mixed}, {Id::gdn_fused_bf16_v128_l2, Id::gdn_fused_bf16_v128_l2_mixed}},
-                                     {{Id::gdn_fused_f16_v128, Id::gdn_fused_f16_v128_mixed}, {Id::gdn_fused_f16_v128_l2, Id::gdn_fused_f16_v128_l2_mixed}}};
+    constexpr Id kernels[2][2][3] = {{{Id::gdn_fused_bf16_v128, Id::gdn_fused_bf16_v128_mixed, Id::gdn_fused_bf16_v128_cut},
+                                      {Id::gdn_fused_bf16_v128_l2, Id::gdn_fused_bf16_v128_l2_mixed, Id::gdn_fused_bf16_v128_l2_cut}},
+                                     {{Id::gdn_fused_f16_v128, Id::gdn_fused_f16_v128_mixed, Id::gdn_fused_f16_v128_cut},
+                                      {Id::gdn_fused_f16_v128_l2, Id::gdn_fused_f16_v128_l2_mixed, Id::gdn_fused_f16_v128_l2_cut}}};
     const Form& form = request.problem.form;
-    const KernelId kernel = kernels[form.dtype == FLASHQLA_DTYPE_F16][form.qk_norm == FLASHQLA_NORM_L2][request.long_rows > 0];
-    return sm90_step(kernel, std::min<int64_t>(units, std::max(1, caps.multiprocessors)), WideLayout::kThreads, WideLayout::kBytes, overlaps);
+    const KernelId kernel = kernels[form.dtype == FLASHQLA_DTYPE_F16][form.qk_norm == FLASHQLA_NORM_L2][static_cast<int>(walk)];
+    return sm90_step(kernel, std::min<int64_t>(units, std::max(1, caps.multiprocessors)), WideLayout::kThreads, WideLayout::kBytes, walk == Walk::stretches);
 }
 
 void add_forward(const Request& request, const Caps& caps, Plan& plan) {
@@ -144,47 +148,74 @@ void plan_chunked(const Request& request, const Caps& caps, Plan& plan) {
     add_forward(request, caps, plan);
 }
 
-void plan_fused(const Request& request, const Caps& caps, Plan& plan) {
+static void add_fused(const Request& request, const Caps& caps, bool overlaps, Plan& plan) {
     const Form& form = request.problem.form;
-    set_segments(request.bounds, 1, plan);
     const int64_t units = request.bounds.rows * form.value_heads;
     const int blocks = fused_blocks(request, caps);
+    const bool mixed = request.long_rows > 0;
     if (blocks == 1) {
-        plan.add(wide_step(request, units, caps, false));
+        plan.add(wide_step(request, units, caps, mixed ? Walk::mixed_rows : Walk::rows));
     } else if (blocks == 3) {
         const int64_t clusters = std::min<int64_t>(units, most_trios(caps));
         plan.add(sm90_step(by_dtype(form, KernelId::gdn_fused_bf16_trio, KernelId::gdn_fused_f16_trio), TrioLayout::kBlocks * clusters, TrioLayout::kThreads,
-                           TrioLayout::kBytes, false));
+                           TrioLayout::kBytes, overlaps));
     } else {
         const int64_t clusters = std::min<int64_t>(units, std::max(1, caps.multiprocessors / 2));
-        const bool mixed = request.long_rows > 0;
         const KernelId kernel = mixed ? by_dtype(form, KernelId::gdn_fused_bf16_v64_mixed, KernelId::gdn_fused_f16_v64_mixed)
                                       : by_dtype(form, KernelId::gdn_fused_bf16_v64, KernelId::gdn_fused_f16_v64);
-        plan.add(sm90_step(kernel, 2 * clusters, PairLayout::kThreads, PairLayout::kBytes, false));
+        plan.add(sm90_step(kernel, 2 * clusters, PairLayout::kThreads, PairLayout::kBytes, overlaps));
     }
 }
 
+void plan_fused(const Request& request, const Caps& caps, Plan& plan) {
+    set_segments(request.bounds, 1, plan);
+    add_fused(request, caps, false, plan);
+}
+
+// So that a fused kernel of two or three blocks a head can take what stays uncut, and the lists have room.
+bool fits_cut(int64_t units, const Caps& caps) {
+    return 2 * units <= caps.multiprocessors && units <= kMostCutUnits && kCutPasses * (caps.multiprocessors / 2) <= kMostSummaries &&
+           kCutWaves * caps.multiprocessors <= kMostStretches;
+}
+
+// Matrices that a cut has states and maps of: copies of what rows start from, then all summaries.
+static int64_t cut_matrices(int64_t units, const Caps& caps) { return units + kCutPasses * (caps.multiprocessors / 2); }
+
+// All steps are launched, whatever the gates will say: those that find nothing to do end at once.
+static void plan_cut(const Request& request, const Caps& caps, Plan& plan) {
+    const Form& form = request.problem.form;
+    const int64_t units = request.bounds.rows * form.value_heads, slots = slots_of(request.bounds), pairs = std::max(1, caps.multiprocessors / 2);
+    set_segments(request.bounds, 1, plan);
+    plan.sm90.cut_costs = cut_costs(request, caps);
+    plan.sm90.cut_blocks = caps.multiprocessors;
+    plan.sm90.most_warm = most_warm_chunks(request);
+    plan.sm90.approximate = (request.problem.flags & FLASHQLA_PROBLEM_APPROXIMATE_WARMUP) != 0;
+    for (const Region r : {Region::segment_states, Region::segment_maps})
+        plan.workspace.book(r, static_cast<uint64_t>(cut_matrices(units, caps) * kMatrixBytes));
+    plan.workspace.book(Region::gate_sums, static_cast<uint64_t>(slots * form.value_heads * 4));
+    plan.workspace.book(Region::cut, sizeof(Cut));
+    plan.add(sm90_step(KernelId::gdn_cut_gates, slots + (request.state.read ? 2 * units : 0), kCutGatesThreads, 0, false));
+    plan.add(sm90_step(KernelId::gdn_cut, 1, kCutThreads, 0, true));
+    plan.add(sm90_step(by_dtype(form, KernelId::gdn_fused_summary_bf16, KernelId::gdn_fused_summary_f16), 2 * pairs, WideLayout::kThreads,
+                       WideLayout::kSummaryBytes, true));
+    plan.add(sm90_step(KernelId::gdn_stitch, units * (kHeadDim / StitchLayout::kRows), StitchLayout::kThreads, StitchLayout::kBytes, true));
+    plan.add(wide_step(request, caps.multiprocessors, caps, Walk::stretches));
+    add_fused(request, caps, false, plan);  // clusters of three that start as others leave are not all on the card at once
+}
+
 void plan_context_parallel(const Request& request, const Caps& caps, Plan& plan) {
+    if (request.cut) return plan_cut(request, caps, plan);
     const Form& form = request.problem.form;
     set_segments(request.bounds, request.segments, plan);
     const int64_t segments = plan.sm90.segments, units = request.bounds.rows * form.value_heads;
-    if (!request.fused_segments) begin(request, caps, plan);
+    begin(request, caps, plan);
     plan.workspace.book(Region::segment_states, static_cast<uint64_t>(units * segments * kMatrixBytes));
     plan.workspace.book(Region::segment_maps, static_cast<uint64_t>(units * segments * kMatrixBytes));
     using Summary = ForwardLayout<2, false>;
-    if (request.fused_segments) {
-        const int64_t pairs = std::min<int64_t>(units * (segments - 1), std::max(1, caps.multiprocessors / 2));
-        plan.add(sm90_step(by_dtype(form, KernelId::gdn_fused_summary_bf16, KernelId::gdn_fused_summary_f16), 2 * pairs, WideLayout::kThreads,
-                           WideLayout::kSummaryBytes, false));
-    } else {
-        plan.add(sm90_step(by_dtype(form, KernelId::gdn_summary_bf16, KernelId::gdn_summary_f16), units * (segments - 1) * 2, Summary::kThreads,
-                           Summary::kBytes, true));
-    }
+    plan.add(sm90_step(by_dtype(form, KernelId::gdn_summary_bf16, KernelId::gdn_summary_f16), units * (segments - 1) * 2, Summary::kThreads, Summary::kBytes,
+                       true));
     if (segments >= 3) plan.add(sm90_step(KernelId::gdn_stitch, units * (kHeadDim / StitchLayout::kRows), StitchLayout::kThreads, StitchLayout::kBytes, true));
-    if (request.fused_segments)
-        plan.add(wide_step(request, units * segments, caps, true));
-    else
-        add_forward(request, caps, plan);
+    add_forward(request, caps, plan);
 }
 
 uint64_t most_chunked_workspace(const Request& request, const Caps& caps) {
@@ -194,16 +225,17 @@ uint64_t most_chunked_workspace(const Request& request, const Caps& caps) {
     return record_bytes(form, std::min(most, most_slots(request.bounds))) + Workspace::kAlignment;
 }
 
-// Segments are only as many as leave each (row, segment, head) two blocks of the card, one without records.
+// Segments are only as many as leave each (row, segment, head) two blocks of the card.
 uint64_t most_context_parallel_workspace(const Request& request, const Caps& caps) {
     const uint64_t records = most_chunked_workspace(request, caps);
     const Bounds& b = request.bounds;
-    const int64_t chunks = std::min<int64_t>((b.max_tokens + kChunk - 1) / kChunk, caps.multiprocessors);
+    const int64_t chunks = std::min<int64_t>((b.max_tokens + kChunk - 1) / kChunk, caps.multiprocessors), heads = request.problem.form.value_heads;
     if (!records || chunks < 2) return 0;
-    const auto matrices = [&](int64_t blocks) {
-        return static_cast<uint64_t>(std::min(b.rows * request.problem.form.value_heads * chunks, caps.multiprocessors / blocks) * kMatrixBytes * 2);
-    };
-    return std::max(records + matrices(2), keys_are_bounded(request) ? matrices(1) : 0);
+    const auto segmented = static_cast<uint64_t>(std::min(b.rows * heads * chunks, int64_t{caps.multiprocessors} / 2) * kMatrixBytes * 2);
+    if (!keys_are_bounded(request) || !fits_cut(heads, caps)) return records + segmented;
+    const int64_t units = std::min<int64_t>(b.rows * heads, std::min(kMostCutUnits, caps.multiprocessors / 2));
+    const auto cut = static_cast<uint64_t>(2 * cut_matrices(units, caps) * kMatrixBytes + most_slots(b) * heads * 4) + sizeof(Cut) + 3 * Workspace::kAlignment;
+    return std::max(records + segmented, cut);
 }
 
 }  // namespace fqla

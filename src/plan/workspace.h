@@ -19,12 +19,14 @@ enum class Region : uint8_t {
     delta_gradients,  // dL/du_t of a segment's tokens, f32
     chunk_gradients,  // D at the end of each chunk of one segment
     first_carries,    // Hopper: <S, D> of each row's first chunk
+    gate_sums,        // log2 decays of each chunk and head
+    cut,              // cut.h: the lists of stretches
     count
 };
 
 inline const char* region_name(Region r) {
     constexpr const char* names[] = {"segment_states", "chunk_states", "state_gradient",  "head_gradients",  "partial_sums", "records",
-                                     "segment_maps",   "residuals",    "delta_gradients", "chunk_gradients", "first_carries"};
+                                     "segment_maps",   "residuals",    "delta_gradients", "chunk_gradients", "first_carries", "gate_sums", "cut"};
     static_assert(sizeof(names) / sizeof(names[0]) == static_cast<size_t>(Region::count), "a name for each region");
     return names[static_cast<size_t>(r)];
 }

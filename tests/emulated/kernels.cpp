@@ -17,6 +17,7 @@ using short_rows_Params = fqla::ShortParams;
 using solve_Params = fqla::Sm90SolveParams;
 using forward_Params = fqla::Sm90ForwardParams;
 using segment_Params = fqla::Sm90StitchParams;
+using cut_Params = fqla::Sm90CutParams;
 using fused_Params = fqla::Sm90FusedParams;
 using fused_trio_Params = fqla::Sm90FusedParams;
 using fused_wide_Params = fqla::Sm90FusedParams;
