@@ -479,8 +479,8 @@ __device__ __forceinline__ void copy_role(const Sm90ForwardParams& p, const Unit
             filled.wait_filled();
             if (measured >= 2) events.wait(E::tables_ready, measured - 2);  // the norms there have been read
             __syncwarp();
-            measure_all_norms<T>(smem + filled.stage() * Wide::kStageBytes, smem + Wide::kNorms + (measured & 1) * Wide::kNormBytes, fresh_thread() % 32, eps,
-                                 lengths >> 8 * (loaded - measured - 1) & 0xff);
+            measure_all_norms<T, 1>(smem + filled.stage() * Wide::kStageBytes, smem + Wide::kNorms + (measured & 1) * Wide::kNormBytes, fresh_thread() % 32,
+                                    eps, lengths >> 8 * (loaded - measured - 1) & 0xff);
             events.announce(E::norms_ready, measured);
         }
         events.wait(E::output_ready, c);
