@@ -147,7 +147,6 @@ template <class T>
 __device__ __forceinline__ void norm_role(const Sm90FusedParams& p, const Units& units, uint32_t smem, KeyRing ring, const SolveEvents& events) {
     using E = SolveEvents;
     const int lane = threadIdx.x % 32;
-    const Thread me{0, lane, lane / 4, 2 * (lane % 4)};
     int done = 0;
 #pragma unroll 1
     for (int unit = before_first(units); next_unit(p.forward, units, unit);) {
@@ -158,8 +157,8 @@ __device__ __forceinline__ void norm_role(const Sm90FusedParams& p, const Units&
         for (const int end = done + w.chunks; done < end; ++done, left -= kChunk, ring.advance()) {
             ring.wait_filled();
             if (done >= Trio::kSlots) events.wait(E::tables_ready, done - Trio::kSlots);  // the norms there have been read
-            measure_norms<T, 4>(smem + ring.stage() * WideLayout::kStageBytes, 2, smem + Trio::kNorms + done % Trio::kSlots * WideLayout::kNormBytes, me,
-                                p.forms.eps, min(left, kChunk));
+            measure_all_norms<T, 2>(smem + ring.stage() * WideLayout::kStageBytes, smem + Trio::kNorms + done % Trio::kSlots * WideLayout::kNormBytes, lane,
+                                    p.forms.eps, min(left, kChunk));
             events.announce(E::norms_ready, done);
             if (lane == 0) ring.release();
         }
