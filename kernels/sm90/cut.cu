@@ -83,22 +83,37 @@ __device__ __forceinline__ void sum_up(const Prefix& to, const float* from, int 
     __syncwarp();
 }
 
+// Whether all windows of `warm` chunks forget whose last chunk is one of the tile's from `first` on. One that begins before the row does has nothing to forget;
+// NaN forgets nothing.
+__device__ __forceinline__ bool forgets(const Prefix& prefix, int first, int count, int warm, float forgotten) {
+    const int lane = threadIdx.x % 32;
+    bool all = true;
+#pragma unroll
+    for (int i = 0; i < kShare; ++i) {
+        const int end = 32 * i + lane, before = end - warm;
+        if (end >= first && end < count && before >= 0) all &= prefix[end] - prefix[before] <= forgotten;
+    }
+    return !__any_sync(~0u, !all);
+}
+
 // Chunks that each stretch of the head must start before what it is to give: all windows of so many forget. `sums` of the row's chunks; by a warp.
 __device__ __forceinline__ int forgetting_chunks(const float* sums, int chunks, int most, float forgotten, const Prefix& prefix) {
     int warm = 1;
 #pragma unroll 1
-    for (int begin = 0; (begin == 0 || begin + most < chunks) && warm <= most; begin += kTile - most) {
-        const int count = min(kTile, chunks - begin);
+    for (int begin = 0; begin == 0 || begin + most < chunks; begin += kTile - most) {
+        const int count = min(kTile, chunks - begin), first = begin > 0 ? most : 0;  // windows of the first ones the tile before has seen
         sum_up(prefix, sums + begin, count);
-        // Windows by their last chunk; those of the first `most` chunks the tile before has seen. One that begins before the row does has nothing to forget.
-        // NaN forgets nothing.
-        for (int end = (begin > 0 ? most : 0) + static_cast<int>(threadIdx.x % 32); end < count; end += 32)
-            while (warm <= most && end - warm >= 0 && !(prefix[end] - prefix[end - warm] <= forgotten)) ++warm;
+        if (most < 1 || !forgets(prefix, first, count, most, forgotten)) return kRemembers;
+        for (int high = most; warm < high;) {
+            const int middle = (warm + high) / 2;
+            if (forgets(prefix, first, count, middle, forgotten))
+                high = middle;
+            else
+                warm = middle + 1;
+        }
         __syncwarp();
     }
-#pragma unroll
-    for (int d = 16; d > 0; d /= 2) warm = max(warm, __shfl_xor_sync(~0u, warm, d));
-    return warm <= most ? warm : kRemembers;
+    return warm;
 }
 
 // f(unit) over all units, by a warp.

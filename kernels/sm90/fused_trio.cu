@@ -157,7 +157,7 @@ __device__ __forceinline__ void norm_role(const Sm90FusedParams& p, const Units&
         for (const int end = done + w.chunks; done < end; ++done, left -= kChunk, ring.advance()) {
             ring.wait_filled();
             if (done >= Trio::kSlots) events.wait(E::tables_ready, done - Trio::kSlots);  // the norms there have been read
-            measure_all_norms<T, 2>(smem + ring.stage() * WideLayout::kStageBytes, smem + Trio::kNorms + done % Trio::kSlots * WideLayout::kNormBytes, lane,
+            measure_all_norms<T>(smem + ring.stage() * WideLayout::kStageBytes, smem + Trio::kNorms + done % Trio::kSlots * WideLayout::kNormBytes, lane,
                                     p.forms.eps, min(left, kChunk));
             events.announce(E::norms_ready, done);
             if (lane == 0) ring.release();

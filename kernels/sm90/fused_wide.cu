@@ -2,17 +2,17 @@
 //
 //   role                     registers  step (event it waits for -> event it announces)
 //   copy, a warp             48         k and q of a chunk                     (stage free -> stage filled)
-//                                       their norms                            (stage filled, tables ready -> norms ready)
 //                                       output, then v two chunks on           (output ready -> values ready)
 //   tokens, a warp           48         gates, betas, norms to factors         (tables free, norms ready -> tables ready; record free -> record ready)
 //   gates, warpgroup         80         K K^T, -N                              (stage filled, tables ready, lower free -> lower ready)
+//                                       norms of the next chunk                (stage filled -> norms ready)
 //                                       K Q^T, scores of the chunk before      (record free -> stage free, record ready, tables free)
 //   invert, two warps        48         every second chunk's inverse           (lower ready -> lower free; solve free -> record ready)
 //   math, two warpgroups     192        recurrence and output                  (stage filled, record, values ready -> solve, stage, record free, output ready)
 //
 // The summary of context parallelism is the same without scores and output (registers 72, 80, 176), in clusters of two: a segment's state in one block, its
 // transition in the other, which has no values and starts from the identity. Both need the same inverses and factors, so each makes them for every second
-// chunk. There, and in a mixed batch, gate warps measure norms: a copy warp that walks past other rows has no registers for them.
+// chunk. The kernels of stretches (cut.h) give 56 registers to the roles of a warp, and 72 to the gates.
 //
 // Gates, inverse and recurrence so work on successive chunks. The hot code of all roles together must stay near 30 KB: with 54 KB every second
 // cycle of the gate warps went into waiting for instructions (H100, 2026-11-23). Only for bounded keys: gate_steps.cuh.
@@ -102,8 +102,8 @@ __device__ __forceinline__ void token_role(const Sm90FusedParams& p, const List&
 }
 
 // -N of a chunk before the scores of the one before it: scores wait until the recurrence has left their record, -N has the way through the inverse before it.
-// kMeasures: norms a chunk ahead, so that the token warp has the factors ready in time. A summary has no scores, and nothing that waits for them.
-template <class T, bool kSummary, bool kMeasures, class List>
+// Norms a chunk ahead: the token warp then has the factors ready in time. A summary has no scores, and nothing that waits for them.
+template <class T, bool kSummary, bool kNorms, class List>
 __device__ __forceinline__ void gate_role(const Sm90FusedParams& p, const List& units, uint32_t smem, Ring<Wide::kStages> ring,
                                           const WideEvents<kSummary>& events) {
     using E = WideEvents<kSummary>;
@@ -156,7 +156,7 @@ __device__ __forceinline__ void gate_role(const Sm90FusedParams& p, const List& 
             if (w.skip) continue;
             chunks = w.chunks, left = tokens_from(w);
         }
-        if (!kSummary && kMeasures && chunks > 0) make_norms(ring, done, left);
+        if (!kSummary && kNorms && chunks > 0) make_norms(ring, done, left);
 #pragma unroll 1
         for (int c = 0; c < chunks; ++c, ++done, left -= kChunk, ring.advance()) {
             if (!is_own<kSummary>(done)) {
@@ -184,7 +184,7 @@ __device__ __forceinline__ void gate_role(const Sm90FusedParams& p, const List& 
             }
             table = next_table<kSummary>(table);
             if (kSummary) continue;
-            if (kMeasures && c + 1 < chunks) {
+            if (kNorms && c + 1 < chunks) {
                 Ring<Wide::kStages> ahead = ring;
                 ahead.advance();
                 make_norms(ahead, done + 1, left - kChunk);
@@ -415,11 +415,10 @@ __device__ __forceinline__ void math_role(const Sm90ForwardParams& p, const List
 }
 
 // Loads k and q as far ahead as there are stages, v two chunks ahead; stores outputs as they come, from where v was. A summary has neither q nor
-// outputs, and for its transitions no v. kMeasures: norms, in the time in which it would wait for an output. A stage is its own to fill anew, so what it
-// reads there needs no release.
-template <class T, bool kSummary, bool kMeasures, class List>
+// outputs, and for its transitions no v.
+template <bool kSummary, class List>
 __device__ __forceinline__ void copy_role(const Sm90ForwardParams& p, const List& units, uint32_t smem, Ring<Wide::kStages> ring,
-                                          const WideEvents<kSummary>& events, float eps) {
+                                          const WideEvents<kSummary>& events) {
     using E = WideEvents<kSummary>;
     const bool leader = threadIdx.x % 32 == 0;
     const uint32_t tail = smem + Wide::kTail;
@@ -462,27 +461,12 @@ __device__ __forceinline__ void copy_role(const Sm90ForwardParams& p, const List
         return;
     }
     int loaded = 0, valued = 0;  // chunks whose k and q, whose v are on their way
-    int measured = 0;            // chunks whose norms are made
-    uint32_t lengths = 0;        // tokens of the chunks last loaded, a byte each
-    Ring<Wide::kStages> filled = ring;
 #pragma unroll 1
     for (int c = 0; outputs.more(); ++c) {
-        for (; loaded < c + Wide::kStages && keys.more(); ++loaded) {
-            if (kMeasures) lengths = lengths << 8 | min(keys.left, kChunk);
-            load_keys();
-        }
+        for (; loaded < c + Wide::kStages && keys.more(); ++loaded) load_keys();
         if (c > 0 && leader) wait_stores_read();  // of the chunk before; behind the loads, which are more urgent
         __syncwarp();
         for (; valued < c + 2 && values.more(); ++valued) load_values(valued);
-#pragma unroll 1
-        for (; kMeasures && measured < loaded; ++measured, filled.advance()) {
-            filled.wait_filled();
-            if (measured >= 2) events.wait(E::tables_ready, measured - 2);  // the norms there have been read
-            __syncwarp();
-            measure_all_norms<T, 1>(smem + filled.stage() * Wide::kStageBytes, smem + Wide::kNorms + (measured & 1) * Wide::kNormBytes, fresh_thread() % 32,
-                                    eps, lengths >> 8 * (loaded - measured - 1) & 0xff);
-            events.announce(E::norms_ready, measured);
-        }
         events.wait(E::output_ready, c);
         const uint32_t from = smem + Wide::kValues + (c & 1) * 2 * kTileBytes;
 #pragma unroll 1
@@ -518,11 +502,10 @@ __device__ __forceinline__ void fuse_wide(const Sm90FusedParams& p) {
             return units_in_turn(p.forward, 1, p.forward.segments, kWalk == Walk::rows);
     };
     let_successor_start();
-    constexpr bool kCopyMeasures = kNorms && kWalk != Walk::mixed_rows;  // there it would have no registers left
     if (threadIdx.x == 0) {
         ring.init(1, 12);  // math and gate warps
         barrier_init(smem + Wide::kTail, 1);
-        events.init(kCopyMeasures ? 1 : 4);
+        events.init();
         barrier_init_fence();
     }
     __syncthreads();
@@ -534,13 +517,13 @@ __device__ __forceinline__ void fuse_wide(const Sm90FusedParams& p) {
         math_role<T, kSummary>(p.forward, units(), smem, ring, events);
     } else if (warp < 12) {
         give_registers<kWalk == Walk::cut && !kSummary ? 72 : 80>();
-        gate_role<T, kSummary, kNorms && !kCopyMeasures>(p, units(), smem, ring, events);
+        gate_role<T, kSummary, kNorms>(p, units(), smem, ring, events);
     } else {
         give_registers<kSummary ? 72 : kWalk == Walk::cut ? 56 : 48>();
         if (warp < 14)
             invert_role<T, kSummary>(p, units(), smem, events, warp - 12);
         else if (warp == 14)
-            copy_role<T, kSummary, kCopyMeasures>(p.forward, units(), smem, ring, events, p.forms.eps);
+            copy_role<kSummary>(p.forward, units(), smem, ring, events);
         else
             token_role<std::is_same<T, Bf16>::value, kSummary, kNorms>(p, units(), smem, events);
     }

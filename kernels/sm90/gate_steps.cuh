@@ -89,34 +89,6 @@ __device__ __forceinline__ RecordFactors make_tables(const SolveForms& p, uint32
     return {x.beta, {-n0 * e0, -n1 * e1}, {rk.x * exp2_fast(end - G0 - scale.sum), rk.y * exp2_fast(end - G1 - scale.sum)}, {rq.x * e0, rq.y * e1}, decay};
 }
 
-// 1 / sqrt(sum x^2 + eps) of a gate warp's 16 tokens of `tensors` (k, then q) of a stage: the diagonal of X X^T, in a tenth of the instructions that sums by
-// threads take. Tokens from `valid` on get 0.
-template <class T>
-__device__ __forceinline__ void measure_norms(uint32_t stage, int tensors, uint32_t norms, const Thread& me, float eps, int valid) {
-    using W = WideLayout;
-    const uint32_t lane = block_lane(me.lane).by_column;
-#pragma unroll 1
-    for (int which = 0; which < tensors; ++which) {
-        const uint32_t tile = stage + (which ? W::kQ : W::kK);
-        float d[2][4] = {};  // rows 0 .. 7 and 8 .. 15, each by the same columns
-#pragma unroll 2
-        for (int s = 0; s < 8; ++s) {
-            uint32_t x[4];
-            load_matrices(x, block_at(tile + (s >> 2) * W::kHalf, lane, me.warp, s & 3));
-            mma_m16n8(T{}, d[0], x, x[0], x[2]), mma_m16n8(T{}, d[1], x, x[1], x[3]);
-        }
-        if ((me.lane & 3) == me.lane >> 3) {  // this lane's columns are its row's
-            const bool odd = me.lane & 4;
-            const float sums[2] = {odd ? d[0][1] : d[0][0], odd ? d[1][3] : d[1][2]};
-#pragma unroll
-            for (int i = 0; i < 2; ++i) {
-                const int row = me.row + 8 * i;
-                store_shared_f(norms + (which * kChunk + row) * 4, row < valid ? rsqrtf(sums[i] + eps) : 0.f);
-            }
-        }
-    }
-}
-
 // The sums of x^2 of eight values go on, those of even and of odd ones by themselves.
 template <class T>
 __device__ __forceinline__ void add_squares(float2& sums, uint4 x) {
@@ -128,42 +100,54 @@ __device__ __forceinline__ void add_squares(float2& sums, uint4 x) {
     }
 }
 
-// The same of all tokens of a stage's k and q, by one warp that has nothing more urgent: a lane sums two rows of each, `lane` and lane + 32. Nothing goes
-// through the tensor cores, where what a warp multiplies waits behind the products of warpgroups. A piece is replaced by the next one of its row as soon as
-// it has been summed. kTensors at a time: both is a tenth faster, one is half the code.
-template <class T, int kTensors>
+// 1 / sqrt(sum x^2 + eps) of all tokens of a stage's k and, with two `tensors`, of its q, by a warpgroup: a lane has a row. Tokens from `valid` on get 0. Not
+// by products: what a warp multiplies waits in the tensor cores behind the products of warpgroups.
+template <class T>
+__device__ __forceinline__ void measure_norms(uint32_t stage, int tensors, uint32_t norms, const Thread& me, float eps, int valid) {
+    using W = WideLayout;
+    const int which = me.warp >> 1, token = (me.warp & 1) * 32 + me.lane;
+    if (which >= tensors) return;
+    const uint32_t row = stage + (which ? W::kQ : W::kK) + swizzled(token, 0);
+    float2 sums{};
+    uint4 x[2] = {load_shared_u4(row), load_shared_u4(row + W::kHalf)};
+#pragma unroll 1
+    for (int piece = 1; piece <= 8; ++piece) {  // a piece is replaced by its row's next one as soon as it has been summed
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            add_squares<T>(sums, x[half]);
+            if (piece < 8) x[half] = load_shared_u4((row ^ piece << 4) + half * W::kHalf);
+        }
+    }
+    store_shared_f(norms + (which * kChunk + token) * 4, token < valid ? rsqrtf(sums.x + sums.y + eps) : 0.f);
+}
+
+// The same of both by one warp, which has nothing more urgent: a lane sums two rows of each, `lane` and lane + 32.
+template <class T>
 __device__ __forceinline__ void measure_all_norms(uint32_t stage, uint32_t norms, int lane, float eps, int valid) {
     using W = WideLayout;
-    const uint32_t row = swizzled(lane, 0);
+    const uint32_t row = stage + swizzled(lane, 0);
+    auto load = [&](int piece, int half, int i) {  // i: of k and k of the second row, of q alike
+        return load_shared_u4((row ^ piece << 4) + half * W::kHalf + (i >> 1) * (W::kQ - W::kK) + (i & 1) * (kTileBytes / 2));
+    };
+    uint4 x[4];
+    float2 sums[4] = {};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) x[i] = load(0, 0, i);
 #pragma unroll 1
-    for (int which = 0; which < 2; which += kTensors) {
-        const uint32_t tile = stage + (which ? W::kQ : W::kK);
-        // Of two rows the pieces of one half of k and of q, or of both halves of one.
-        auto load = [&](int piece, int half, int i) {
-            const int other = kTensors == 2 ? half * W::kHalf + (i >> 1) * (W::kQ - W::kK) : (i >> 1) * W::kHalf;
-            return load_shared_u4(tile + (row ^ piece << 4) + other + (i & 1) * (kTileBytes / 2));
-        };
-        uint4 x[4];
-        float2 sums[2 * kTensors] = {};
+    for (int piece = 0; piece < 8; ++piece) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) x[i] = load(0, 0, i);
-#pragma unroll 1
-        for (int piece = 0; piece < 8; ++piece) {
+        for (int half = 0; half < 2; ++half) {
 #pragma unroll
-            for (int half = 0; half < kTensors; ++half) {
-                const int next = (half + 1) % kTensors;
-#pragma unroll
-                for (int i = 0; i < 4; ++i) {
-                    add_squares<T>(sums[i % (2 * kTensors)], x[i]);
-                    if (next || piece < 7) x[i] = load(piece + !next, next, i);
-                }
+            for (int i = 0; i < 4; ++i) {
+                add_squares<T>(sums[i], x[i]);
+                if (half == 0 || piece < 7) x[i] = load(piece + half, half ^ 1, i);
             }
         }
+    }
 #pragma unroll
-        for (int i = 0; i < 2 * kTensors; ++i) {
-            const int token = lane + (i & 1) * (kChunk / 2);
-            store_shared_f(norms + ((which + (i >> 1)) * kChunk + token) * 4, token < valid ? rsqrtf(sums[i].x + sums[i].y + eps) : 0.f);
-        }
+    for (int i = 0; i < 4; ++i) {
+        const int token = lane + (i & 1) * (kChunk / 2);
+        store_shared_f(norms + ((i >> 1) * kChunk + token) * 4, token < valid ? rsqrtf(sums[i].x + sums[i].y + eps) : 0.f);
     }
 }
 

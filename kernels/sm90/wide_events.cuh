@@ -36,9 +36,8 @@ struct WideEvents {
         const int place = has_four(e) && (c & 2) ? Wide::kEvents + (e == record_free) : e;
         return base + 16 * place + 8 * (c & 1);
     }
-    // measuring: warps that make norms.
-    __device__ __forceinline__ void init(int measuring) const {
-        const int arrivals[Wide::kEvents] = {(kSummary ? 0 : 4) + 1 + 1, kSummary ? 16 : 8, 8, 4, 1, 1, 4, measuring, 1, 8};  // warps
+    __device__ __forceinline__ void init() const {
+        constexpr int arrivals[Wide::kEvents] = {(kSummary ? 0 : 4) + 1 + 1, kSummary ? 16 : 8, 8, 4, 1, 1, 4, 4, 1, 8};  // warps
         for (int e = 0; e < Wide::kEvents; ++e)
             for (int c = 0; c < (has_four(static_cast<Event>(e)) ? 4 : 2); ++c)  // what the other block brings: one that expects it
                 barrier_init(at(static_cast<Event>(e), c), e == record_ready && !is_own<kSummary>(c) ? 1 : arrivals[e]);

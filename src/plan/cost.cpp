@@ -23,7 +23,7 @@ constexpr double kTrioNorms = 0.2;  // estimated, on the safe side: not measured
 // fused, one block a (row, head) pair: rows of 1024 and 8192 tokens, 128 to 512 pairs
 constexpr double kHeadStart = 12, kHeadChunk = 2.45, kHeadUnit = 7;
 // the same in stretches, and their summaries
-constexpr double kCutStart = 16, kStretchChunk = 2.4, kHeadSummaryChunk = 1.8, kStitchStart = 4, kStitchHop = 1;
+constexpr double kCutStart = 23, kStretchChunk = 2.42, kStretchUnit = 9, kHeadSummaryChunk = 1.95, kHeadSummaryUnit = 13, kStitchStart = 4, kStitchHop = 1;
 // What the host reckons with, which cannot see the gates: so many of the heads remember, the others forget in so many chunks.
 constexpr double kRememberingHeads = 0.25;
 constexpr int kForgettingChunks = 13, kWarmPart = 8;  // of the longest row
@@ -171,7 +171,7 @@ double chunked_cost(const Request& r, const Caps& caps) {
 
 CutCosts cut_costs(const Request& r, const Caps& caps) {
     const auto us = [](double x) { return static_cast<float>(x); };
-    return {us(kHeadSummaryChunk), us(kHeadUnit), us(kStitchStart), us(kStitchHop), us(kStretchChunk), us(kHeadUnit), us(fused_cost(r, caps))};
+    return {us(kHeadSummaryChunk), us(kHeadSummaryUnit), us(kStitchStart), us(kStitchHop), us(kStretchChunk), us(kStretchUnit), us(fused_cost(r, caps))};
 }
 
 int most_warm_chunks(const Request& r) { return static_cast<int>((r.bounds.max_tokens + kChunk - 1) / kChunk / kWarmPart); }
