@@ -90,7 +90,7 @@ FQLA_CUT_HD int summaries_of(const CutUnit& u, const CutLengths& x) {
 // The shortest stretches of `attempt`: so many waves of them, so many summaries each, which take so many passes. sum(f) adds f(unit) over all units; numbers
 // that are too many anyway are cut off, so that two sums fit into a word.
 template <class Sum>
-FQLA_CUT_HD CutLengths try_lengths(const CutCosts& cost, int blocks, int longest, int attempt, Sum sum) {
+FQLA_CUT_HD CutLengths try_lengths(const CutCosts& cost, int blocks, int longest, int all_chunks, int attempt, Sum sum) {
     constexpr int kMost = 500;
     static_assert(kMostCutUnits * kMost < 1 << 16, "half a word");
     const int pieces = attempt % kCutPieces + 1, passes = attempt / kCutPieces % kCutPasses + 1, waves = attempt / (kCutPieces * kCutPasses) + 1;
@@ -101,7 +101,9 @@ FQLA_CUT_HD CutLengths try_lengths(const CutCosts& cost, int blocks, int longest
         const auto both = static_cast<unsigned>(sum([&](const CutUnit& u) { return least(stretches_of(u, r)) << 16 | least(summaries_of(u, r)); }));
         return static_cast<int>(both >> 16) <= waves * blocks && static_cast<int>(both & 0xffff) <= passes * (blocks / 2);
     };
-    int low = pieces, high = longest > pieces ? longest : pieces;
+    // No shorter than an even share of all chunks.
+    const int share = cut_ceil(all_chunks, waves * blocks);
+    int low = share > pieces ? share : pieces, high = longest > low ? longest : low;
     const bool possible = fits(high);
     while (low < high) {
         const int middle = cut_floor(low + high, 2);

@@ -53,23 +53,23 @@ __device__ __forceinline__ void copy_start(const Sm90CutParams& p, int unit, int
     store_matrix(S, p.forward.segment_states + static_cast<int64_t>(unit) * (kHeadDim * kHeadDim), at);
 }
 
-// A tile of chunks, each lane's share one behind another, a word between shares: so lanes find theirs in different banks.
-struct Prefix {
-    float* sums;
-    __device__ __forceinline__ float& operator[](int c) const { return sums[c + c / kShare]; }
-};
+// Where chunk c of a tile stands: a lane's share one behind another, a word between shares, so that lanes find theirs in different banks. Another 32 chunks on
+// is kStride words on.
+__device__ __forceinline__ int place_of_sum(int c) { return c + (c >> 4); }
+constexpr int kStride = 32 + 32 / kShare;
+static_assert(kShare == 1 << 4, "place_of_sum");
 
 // Sums of `count` numbers up to each, by a warp.
-__device__ __forceinline__ void sum_up(const Prefix& to, const float* from, int count) {
+__device__ __forceinline__ void sum_up(float* to, const float* from, int count) {
     const int lane = threadIdx.x % 32;
     float x[kShare];
 #pragma unroll
     for (int i = 0; i < kShare; ++i) x[i] = 32 * i + lane < count ? from[32 * i + lane] : 0.f;
 #pragma unroll
-    for (int i = 0; i < kShare; ++i) to[32 * i + lane] = x[i];
+    for (int i = 0; i < kShare; ++i) to[place_of_sum(lane) + i * kStride] = x[i];
     __syncwarp();
 #pragma unroll
-    for (int i = 0; i < kShare; ++i) x[i] = to[kShare * lane + i] + (i > 0 ? x[i - 1] : 0.f);
+    for (int i = 0; i < kShare; ++i) x[i] = to[(kShare + 1) * lane + i] + (i > 0 ? x[i - 1] : 0.f);
     float before = x[kShare - 1];
 #pragma unroll
     for (int d = 1; d < 32; d *= 2) {
@@ -79,25 +79,26 @@ __device__ __forceinline__ void sum_up(const Prefix& to, const float* from, int 
     before = __shfl_up_sync(~0u, before, 1);
     if (lane == 0) before = 0.f;
 #pragma unroll
-    for (int i = 0; i < kShare; ++i) to[kShare * lane + i] = before + x[i];
+    for (int i = 0; i < kShare; ++i) to[(kShare + 1) * lane + i] = before + x[i];
     __syncwarp();
 }
 
 // Whether all windows of `warm` chunks forget whose last chunk is one of the tile's from `first` on. One that begins before the row does has nothing to forget;
 // NaN forgets nothing.
-__device__ __forceinline__ bool forgets(const Prefix& prefix, int first, int count, int warm, float forgotten) {
+__device__ __forceinline__ bool forgets(const float* prefix, int first, int count, int warm, float forgotten) {
     const int lane = threadIdx.x % 32;
+    const float *end = prefix + place_of_sum(lane), *before = prefix + place_of_sum(lane - warm);
     bool all = true;
 #pragma unroll
     for (int i = 0; i < kShare; ++i) {
-        const int end = 32 * i + lane, before = end - warm;
-        if (end >= first && end < count && before >= 0) all &= prefix[end] - prefix[before] <= forgotten;
+        const int c = 32 * i + lane;
+        if (c >= max(first, warm) && c < count) all &= end[i * kStride] - before[i * kStride] <= forgotten;
     }
     return !__any_sync(~0u, !all);
 }
 
 // Chunks that each stretch of the head must start before what it is to give: all windows of so many forget. `sums` of the row's chunks; by a warp.
-__device__ __forceinline__ int forgetting_chunks(const float* sums, int chunks, int most, float forgotten, const Prefix& prefix) {
+__device__ __forceinline__ int forgetting_chunks(const float* sums, int chunks, int most, float forgotten, float* prefix) {
     int warm = 1;
 #pragma unroll 1
     for (int begin = 0; begin == 0 || begin + most < chunks; begin += kTile - most) {
@@ -124,9 +125,7 @@ struct SumUnits {
     __device__ __forceinline__ int operator()(F f) const {
         int sum = 0;
         for (int i = threadIdx.x % 32; i < count; i += 32) sum += units[i].chunks < 0 ? 0 : f(units[i]);
-#pragma unroll
-        for (int d = 16; d > 0; d /= 2) sum += __shfl_xor_sync(~0u, sum, d);
-        return sum;
+        return __reduce_add_sync(~0u, sum);
     }
 };
 
@@ -175,12 +174,13 @@ __device__ __forceinline__ void cut_rows(const Sm90CutParams& p) {
         const RowTokens tokens = row_tokens(p.forward.rows, row);
         const int chunks = static_cast<int>(chunks_of(tokens.length));
         const int warm = forgetting_chunks(p.gate_sums + head * p.slots + first_slot(p.forward.rows, row, tokens), chunks, min(p.most_warm, kMostWarm),
-                                           p.forgotten, {prefix[warp]});
+                                           p.forgotten, prefix[warp]);
         if (lane == 0) units[i] = {serves(p.forward.rows, tokens.length) ? chunks : -1, warm}, atomicMax(&longest, chunks);
     }
     __syncthreads();
+    const int chunks = SumUnits{units, count}([](const CutUnit& u) { return u.chunks; });
     for (int i = warp; i < kCutTries; i += kWarps) {
-        const CutLengths r = try_lengths(p.costs, p.blocks, longest, i, SumUnits{units, count});
+        const CutLengths r = try_lengths(p.costs, p.blocks, longest, chunks, i, SumUnits{units, count});
         if (lane == 0) tried[i] = r;
     }
     __syncthreads();

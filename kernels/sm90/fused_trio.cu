@@ -13,11 +13,11 @@
 //
 //   solving block
 //   gates, warpgroup          168        K K^T, K Q^T; -N                 (stage filled, tables ready, lower free -> stage free, lower ready)
+//                                        norms of the next chunk          (stage filled -> norms ready)
 //                                        scores                           (record free -> record ready, tables free)
 //   invert, three warps       168        every third inverse              (lower ready; record free -> lower free, record ready)
 //   push, a warp              168        the record to both blocks        (record ready, slot free -> solved)
 //   copy, a warp              168        k, q of a chunk                  (stage free -> stage filled)
-//   norms, a warp             168        1 / |k|, 1 / |q|, where asked    (stage filled, tables ready -> stage free, norms ready)
 //   tokens, two warps         168        gates, betas, norms of every second chunk to factors
 //                                                                         (tables free, norms ready -> tables ready; record free -> record ready)
 #include "gate_steps.cuh"
@@ -44,7 +44,7 @@ struct SolveEvents {
     __device__ __forceinline__ static uint32_t phase(Event e, int c) { return c / slots(e) & 1; }
     __device__ __forceinline__ uint32_t at(Event e, int c) const { return base + 8 * (Trio::kEventSlots * e + c % slots(e)); }
     __device__ __forceinline__ void init() const {
-        constexpr int arrivals[Trio::kEvents] = {1, 4, 1, 4, 1, 4 + 1 + 1, kRecurring, 4 * kRecurring};  // warps
+        constexpr int arrivals[Trio::kEvents] = {1, 4, 4, 4, 1, 4 + 1 + 1, kRecurring, 4 * kRecurring};  // warps
         for (int e = 0; e < Trio::kEvents; ++e)
             for (int slot = 0; slot < slots(static_cast<Event>(e)); ++slot) barrier_init(at(static_cast<Event>(e), slot), arrivals[e]);
     }
@@ -142,29 +142,6 @@ __device__ __forceinline__ void restart_product(float (&d)[32], uint32_t a, uint
     mma_commit();
 }
 
-// Norms of k and q. A warp of their own: what the gate warps do on the side is what the recurrence waits for.
-template <class T>
-__device__ __forceinline__ void norm_role(const Sm90FusedParams& p, const Units& units, uint32_t smem, KeyRing ring, const SolveEvents& events) {
-    using E = SolveEvents;
-    const int lane = threadIdx.x % 32;
-    int done = 0;
-#pragma unroll 1
-    for (int unit = before_first(units); next_unit(p.forward, units, unit);) {
-        const Work w = find_work(p.forward, units, unit);
-        if (w.skip) continue;
-        int left = tokens_from(w);
-#pragma unroll 1
-        for (const int end = done + w.chunks; done < end; ++done, left -= kChunk, ring.advance()) {
-            ring.wait_filled();
-            if (done >= Trio::kSlots) events.wait(E::tables_ready, done - Trio::kSlots);  // the norms there have been read
-            measure_all_norms<T>(smem + ring.stage() * WideLayout::kStageBytes, smem + Trio::kNorms + done % Trio::kSlots * WideLayout::kNormBytes, lane,
-                                    p.forms.eps, min(left, kChunk));
-            events.announce(E::norms_ready, done);
-            if (lane == 0) ring.release();
-        }
-    }
-}
-
 // A product is under way while the gates of another are worked on: K Q^T behind -N, the next chunk's K K^T behind the scores.
 template <class T>
 __device__ __forceinline__ void gate_role(const Sm90FusedParams& p, const Units& units, uint32_t smem, KeyRing ring, const SolveEvents& events) {
@@ -178,6 +155,10 @@ __device__ __forceinline__ void gate_role(const Sm90FusedParams& p, const Units&
         clear_upper(tiles, me);
     }
     auto stage_of = [&](const KeyRing& at) { return smem + at.stage() * W::kStageBytes; };
+    auto make_norms = [&](const KeyRing& at, int c, int left) {  // the token warps have read what stood there: they have made that chunk's tables
+        measure_norms<T>(stage_of(at), 2, smem + Trio::kNorms + c % Trio::kSlots * W::kNormBytes, me, p.forms.eps, min(left, kChunk));
+        events.announce(E::norms_ready, c);
+    };
     int done = 0;
     const bool never = p.forward.value_heads < 0;
     float kk[32] = {}, kq[32] = {}, e[8];
@@ -185,8 +166,10 @@ __device__ __forceinline__ void gate_role(const Sm90FusedParams& p, const Units&
     for (int unit = before_first(units); next_unit(p.forward, units, unit);) {
         const Work w = find_work(p.forward, units, unit);
         if (w.skip || w.chunks == 0) continue;
+        int left = tokens_from(w);
         ring.wait_filled();
         restart_product<T>(kk, stage_of(ring) + W::kK, stage_of(ring) + W::kK, never);
+        if (p.forms.qk_norm) make_norms(ring, done, left);
         mma_wait<0>(), pin(kk);
 #pragma unroll 1
         for (const int end = done + w.chunks; done < end; ++done) {
@@ -204,6 +187,8 @@ __device__ __forceinline__ void gate_role(const Sm90FusedParams& p, const Units&
             const bool more = done + 1 < end;
             if (more) next.wait_filled();
             restart_product<T>(kk, stage_of(next) + W::kK, stage_of(next) + W::kK, never);  // behind the last chunk of whatever stands there, for nobody
+            left -= kChunk;
+            if (more && p.forms.qk_norm) make_norms(next, done + 1, left);
             mma_wait<1>(), pin(kq);
             if (me.lane == 0) ring.release();
             ring = next;
@@ -327,7 +312,7 @@ __device__ __forceinline__ void fuse_trio(const Sm90FusedParams& p) {
         if (threadIdx.x == 256) prefetch_map(p.forward.k), prefetch_map(p.forward.q);
         if (threadIdx.x == 288 && p.forms.gate_form == FLASHQLA_GATE_RAW) prefetch_to_l2(p.forms.a_log.data), prefetch_to_l2(p.forms.dt_bias.data);
         if (threadIdx.x == 0) {
-            ring.init(1, p.forms.qk_norm ? 4 + 1 : 4);  // gate warps, the norm warp
+            ring.init(1, 4);  // gate warps
             barrier_init(smem + Trio::kTail, 1);
             events.init();
             barrier_init_fence();
@@ -344,8 +329,6 @@ __device__ __forceinline__ void fuse_trio(const Sm90FusedParams& p) {
                 invert_role<T>(p.forward, units(), smem, events, warp - 4);
             else if (warp == 8)
                 copy_role(p.forward, units(), smem, ring);
-            else if (warp == 9 && p.forms.qk_norm)
-                norm_role<T>(p, units(), smem, ring, events);
             else if (warp >= 10)
                 token_role(p, units(), smem, events, warp - 10);
             __syncwarp();

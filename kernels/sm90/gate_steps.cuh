@@ -121,36 +121,6 @@ __device__ __forceinline__ void measure_norms(uint32_t stage, int tensors, uint3
     store_shared_f(norms + (which * kChunk + token) * 4, token < valid ? rsqrtf(sums.x + sums.y + eps) : 0.f);
 }
 
-// The same of both by one warp, which has nothing more urgent: a lane sums two rows of each, `lane` and lane + 32.
-template <class T>
-__device__ __forceinline__ void measure_all_norms(uint32_t stage, uint32_t norms, int lane, float eps, int valid) {
-    using W = WideLayout;
-    const uint32_t row = stage + swizzled(lane, 0);
-    auto load = [&](int piece, int half, int i) {  // i: of k and k of the second row, of q alike
-        return load_shared_u4((row ^ piece << 4) + half * W::kHalf + (i >> 1) * (W::kQ - W::kK) + (i & 1) * (kTileBytes / 2));
-    };
-    uint4 x[4];
-    float2 sums[4] = {};
-#pragma unroll
-    for (int i = 0; i < 4; ++i) x[i] = load(0, 0, i);
-#pragma unroll 1
-    for (int piece = 0; piece < 8; ++piece) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                add_squares<T>(sums[i], x[i]);
-                if (half == 0 || piece < 7) x[i] = load(piece + half, half ^ 1, i);
-            }
-        }
-    }
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        const int token = lane + (i & 1) * (kChunk / 2);
-        store_shared_f(norms + ((i >> 1) * kChunk + token) * 4, token < valid ? rsqrtf(sums[i].x + sums[i].y + eps) : 0.f);
-    }
-}
-
 // d = A B^T of two tiles of 64 tokens in the two halves of K.
 template <class T>
 __device__ __forceinline__ void begin_product(float (&d)[32], uint32_t a, uint32_t b) {

@@ -95,7 +95,7 @@ double cut_cost(const Request& r, const Caps& caps) {
     const int remembering = forgets ? static_cast<int>(std::ceil(s.units * kRememberingHeads)) : units;
     const auto sum = [&](auto f) { return remembering * f(CutUnit{chunks, kRemembers}) + (units - remembering) * f(CutUnit{chunks, kForgettingChunks}); };
     float least = costs.uncut;
-    for (int i = 0; i < kCutTries; i++) least = std::min(least, try_lengths(costs, caps.multiprocessors, chunks, i, sum).us);
+    for (int i = 0; i < kCutTries; i++) least = std::min(least, try_lengths(costs, caps.multiprocessors, chunks, units * chunks, i, sum).us);
     return kCutStart + static_cast<double>(least) + kFusedStates * s.state_time;
 }
 
