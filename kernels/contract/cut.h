@@ -14,13 +14,18 @@
 
 namespace fqla {
 
-constexpr int kMostCutUnits = 128;  // (row, value head) pairs
+constexpr int kMostCutUnits = 128;       // (row, value head) pairs
 constexpr int kMostCutChunks = 1 << 20;  // of a row: below it the divisions here are exact
 // What is tried: passes of summaries and waves of stretches that the card takes one after another, summaries of a stretch.
 constexpr int kCutPasses = 2, kCutWaves = 2, kCutPieces = 4;
 constexpr int kCutTries = kCutPasses * kCutWaves * kCutPieces;
-constexpr int kCutGatesThreads = 128, kCutThreads = 512;
+constexpr int kCutGatesThreads = 128, kCutThreads = 512, kCutBlocks = 8;
 constexpr int kMostSummaries = 256, kMostStretches = 512;  // of all heads
+
+constexpr int kMostWarm = 128;  // chunks
+// Shared memory of a block of gdn_cut: units, numbers of what is before each, and for each warp 512 sums with a word behind each 16, and as much in front as
+// the longest window may reach.
+constexpr int kCutFront = kMostWarm + kMostWarm / 16, kCutPrefix = kCutFront + 512 + 32, kCutBytes = kMostCutUnits * 12 + kCutThreads / 32 * kCutPrefix * 4;
 
 // What a block of fused_wide.cu works through.
 struct Stretch {
@@ -35,14 +40,6 @@ constexpr int32_t kFromZero = -1;
 // States that a stitch makes of summaries: matrices first .. first + count - 1.
 struct StitchChain {
     int32_t first, count;
-};
-
-// What cut.cu leaves for the kernels behind it, in device memory.
-struct Cut {
-    int32_t summaries, stretches, chains;
-    int32_t uncut;  // the fused kernel behind them has it all
-    StitchChain chain[kMostCutUnits];
-    Stretch summary[kMostSummaries], stretch[kMostStretches];
 };
 
 // Microseconds, from the planner's measurements (src/plan/cost.cpp).
@@ -76,6 +73,17 @@ struct CutLengths {
     float us;
 };
 
+// What cut.cu leaves for the kernels behind it, in device memory.
+struct Cut {
+    int32_t summaries, stretches, chains;
+    int32_t uncut;  // the fused kernel behind them has it all
+    StitchChain chain[kMostCutUnits];
+    Stretch summary[kMostSummaries], stretch[kMostStretches];
+    // Its blocks' own.
+    CutUnit unit[kMostCutUnits];
+    CutLengths tried[kCutTries];
+};
+
 // Stretches that a head takes, those that warm up with them.
 FQLA_CUT_HD int stretches_of(const CutUnit& u, const CutLengths& x) {
     if (u.chunks == 0 || (u.chunks <= x.length && u.warm != kRemembers)) return 1;
@@ -83,9 +91,7 @@ FQLA_CUT_HD int stretches_of(const CutUnit& u, const CutLengths& x) {
     return x.length > u.warm ? 1 + cut_ceil(u.chunks - x.length, x.length - u.warm) : kMostStretches;
 }
 
-FQLA_CUT_HD int summaries_of(const CutUnit& u, const CutLengths& x) {
-    return u.warm == kRemembers && u.chunks > x.piece ? cut_ceil(u.chunks, x.piece) - 1 : 0;
-}
+FQLA_CUT_HD int summaries_of(const CutUnit& u, const CutLengths& x) { return u.warm == kRemembers && u.chunks > x.piece ? cut_ceil(u.chunks, x.piece) - 1 : 0; }
 
 // The shortest stretches of `attempt`: so many waves of them, so many summaries each, which take so many passes. sum(f) adds f(unit) over all units; numbers
 // that are too many anyway are cut off, so that two sums fit into a word.
@@ -118,6 +124,31 @@ FQLA_CUT_HD CutLengths try_lengths(const CutCosts& cost, int blocks, int longest
     r.us = possible ? us(waves, us(r.length, cost.chunk) + cost.unit) : 1e30f;
     if (summaries > 0) r.us += us(passes, us(r.piece, cost.summary_chunk) + cost.summary_unit) + cost.stitch + us(cut_ceil(longest, r.piece) - 2, cost.hop);
     return r;
+}
+
+// What the lists hold of a head beside its unit.
+struct CutHead {
+    int row, head;
+    int start;      // matrix that the row starts from, kFromZero
+    int summaries;  // the first one's matrix
+};
+
+// Stretch i of `count`. Of a head that forgets the first has `share` chunks, each other one as many with those that warm it up.
+FQLA_CUT_HD Stretch stretch_at(int i, int count, const CutUnit& u, const CutLengths& x, const CutHead& of) {
+    const bool remembers = u.warm == kRemembers;
+    const int warm = remembers ? 0 : u.warm, share = remembers ? x.pieces * x.piece : cut_ceil(u.chunks + (count - 1) * warm, count);
+    const auto least = [&](int a) { return a < u.chunks ? a : u.chunks; };
+    // Rounding may leave nothing for the last ones.
+    const int begin = least(i > 0 ? i * (share - warm) + warm : 0), end = least((i + 1) * (share - warm) + warm);
+    const bool empty = i > 0 && begin == end;
+    const int first = empty ? end : begin > warm ? begin - warm : 0;
+    const int from = first == 0 ? of.start : remembers ? of.summaries + i * x.pieces - 1 : kFromZero;
+    return {of.row, of.head, first, end - first, empty ? 0 : begin - first, from, 0, end == u.chunks && !empty};
+}
+
+// Summary i of a head that remembers: all pieces but its last have one.
+FQLA_CUT_HD Stretch summary_at(int i, const CutLengths& x, const CutHead& of) {
+    return {of.row, of.head, i * x.piece, x.piece, 0, i > 0 ? kFromZero : of.start, of.summaries + i, 0};
 }
 
 }  // namespace fqla

@@ -36,9 +36,9 @@ struct Sm90ForwardParams {
     StateIo state;
     View out;
     const void* records;
-    // Behind a cut: matrices, numbered by it. Else f32 [row, head, segment, V, K]. The summary leaves where each segment but the last ends from a zero start (the first: from the row's
-    // state), the stitch turns that into where it ends in truth; the forward of segment j starts from entry j - 1, that of the first from the last
-    // entry, where the summary has put a copy of the row's state.
+    // Behind a cut: matrices, numbered by it. Else f32 [row, head, segment, V, K]. The summary leaves where each segment but the last ends from a zero start
+    // (the first: from the row's state), the stitch turns that into where it ends in truth; the forward of segment j starts from entry j - 1, that of the first
+    // from the last entry, where the summary has put a copy of the row's state.
     float* segment_states;
     float* segment_maps;  // f32 [row, head, segment, K, K]: transitions, [from][to]; entries 0 and the last are not read
     // What the backward takes (BackwardTiles), left by a forward that saves and by the backward's own chains.
@@ -59,7 +59,8 @@ struct Sm90FusedParams {
     SolveForms forms;
 };
 
-// gdn_cut_gates: one block of 128 threads per chunk slot, then two per (row, value head) where there are states to read. gdn_cut: one block of 512 threads.
+// gdn_cut_gates: one block of 128 threads per chunk slot, then two per (row, value head) where there are states to read. gdn_cut: one cluster of eight blocks
+// of 512.
 struct Sm90CutParams {
     Sm90ForwardParams forward;  // segment_states: copies of the states that rows start from, then where summaries end
     SolveForms forms;

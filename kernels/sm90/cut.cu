@@ -3,17 +3,17 @@
 //   kernel         a block                          steps
 //   gdn_cut_gates  a chunk, all heads; 128 threads  the sum of its log2 decays for each head
 //                  64 rows of V of a head's state   a copy of what the row starts from: a row's last stretch may store where its first one reads
-//   gdn_cut        one; 512 threads                 how many chunks each head needs to forget; lengths; lists of stretches, summaries, chains
+//   gdn_cut        a cluster of eight, 512 threads  how many chunks each head needs to forget; lengths; lists of stretches, summaries, chains
 #include "recurrence.cuh"
 #include "solve_steps.cuh"
 
 namespace fqla::sm90 {
 namespace {
 
-constexpr int kQuarter = kChunk / 4;      // tokens of a warp
-constexpr int kWarps = kCutThreads / 32;  // of gdn_cut
+constexpr int kQuarter = kChunk / 4;             // tokens of a warp
+constexpr int kWarps = kCutThreads / 32;         // of a block of gdn_cut
 constexpr int kShare = 16, kTile = 32 * kShare;  // chunks of a lane, of a warp
-constexpr int kMostWarm = 128;  // chunks
+static_assert(kWarps * kCutBlocks >= kMostCutUnits && kWarps * kCutBlocks >= kCutTries && kCutTries <= 32, "a warp each");
 
 __device__ __forceinline__ void sum_chunk(const Sm90CutParams& p, int64_t slot) {
     __shared__ float parts[4][32];
@@ -86,13 +86,14 @@ __device__ __forceinline__ void sum_up(float* to, const float* from, int count) 
 // Whether all windows of `warm` chunks forget whose last chunk is one of the tile's from `first` on. One that begins before the row does has nothing to forget;
 // NaN forgets nothing.
 __device__ __forceinline__ bool forgets(const float* prefix, int first, int count, int warm, float forgotten) {
-    const int lane = threadIdx.x % 32;
+    const int lane = threadIdx.x % 32, least = max(first, warm);
     const float *end = prefix + place_of_sum(lane), *before = prefix + place_of_sum(lane - warm);
     bool all = true;
 #pragma unroll
-    for (int i = 0; i < kShare; ++i) {
+    for (int i = 0; i < kShare; ++i) {  // all are loaded, wanted or not: branches took ten times as long
         const int c = 32 * i + lane;
-        if (c >= max(first, warm) && c < count) all &= end[i * kStride] - before[i * kStride] <= forgotten;
+        const float sum = end[i * kStride] - before[i * kStride];
+        all &= c < least || c >= count || sum <= forgotten;
     }
     return !__any_sync(~0u, !all);
 }
@@ -129,24 +130,6 @@ struct SumUnits {
     }
 };
 
-// The first stretch of a head that forgets has `share` chunks, each other one as many with those that warm it up; by a warp, a lane a stretch.
-__device__ __forceinline__ void list_stretches(Stretch* to, const CutUnit& u, const CutLengths& x, int row, int head, int start, int first_matrix) {
-    const bool remembers = u.warm == kRemembers;
-    const int warm = remembers ? 0 : u.warm, count = stretches_of(u, x), share = remembers ? x.pieces * x.piece : cut_ceil(u.chunks + (count - 1) * warm, count);
-    for (int i = threadIdx.x % 32; i < count; i += 32) {
-        // Rounding may leave nothing for the last ones.
-        const int begin = min(u.chunks, i * (share - warm) + (i > 0 ? warm : 0)), end = min(u.chunks, (i + 1) * (share - warm) + warm);
-        const int first = i > 0 && begin == end ? end : max(0, begin - warm);
-        const int from = first == 0 ? start : remembers ? first_matrix + i * x.pieces - 1 : kFromZero;
-        to[i] = {row, head, first, end - first, begin - first, from, 0, end == u.chunks && (i == 0 || begin < end)};
-    }
-}
-
-__device__ __forceinline__ void list_summaries(Stretch* to, StitchChain* chain, int count, int piece, int row, int head, int start, int first_matrix) {
-    for (int i = threadIdx.x % 32; i < count; i += 32) to[i] = {row, head, i * piece, piece, 0, i > 0 ? kFromZero : start, first_matrix + i, 0};
-    if (threadIdx.x % 32 == 0) *chain = {first_matrix, count};
-}
-
 // Numbers of a unit's summaries, stretches and chains, or of all units before it, in one word.
 struct Counts {
     uint32_t word;
@@ -160,63 +143,78 @@ struct Counts {
     __device__ __forceinline__ int chains() const { return word >> 22; }
 };
 
+// A row's head is a warp's; a way to cut them all, too. What blocks of the cluster must know of each other goes through the result.
 __device__ __forceinline__ void cut_rows(const Sm90CutParams& p) {
-    __shared__ CutUnit units[kMostCutUnits];
-    __shared__ Counts before[kMostCutUnits];
-    __shared__ float prefix[kWarps][kTile + 32];
-    __shared__ CutLengths tried[kCutTries];
-    __shared__ int longest;
-    const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0), lane = threadIdx.x % 32, heads = p.forward.value_heads, count = p.forward.rows.count * heads;
-    if (threadIdx.x == 0) longest = 1;
-    __syncthreads();
-    for (int i = warp; i < count; i += kWarps) {
-        const int row = i / heads, head = i - row * heads;
+    FQLA_DYNAMIC_SHARED(memory);
+    CutUnit* const units = reinterpret_cast<CutUnit*>(memory);
+    Counts* const before = reinterpret_cast<Counts*>(units + kMostCutUnits);
+    float* const prefix = reinterpret_cast<float*>(before + kMostCutUnits);
+    Cut& cut = *p.result;
+    const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0), lane = threadIdx.x % 32, own = warp * kCutBlocks + static_cast<int>(blockIdx.x);
+    const int heads = p.forward.value_heads, count = p.forward.rows.count * heads;
+    const auto place = [&](int unit, int& head) {
+        const int row = unit / heads;
+        head = unit - row * heads;
+        return row;
+    };
+    if (own < count) {
+        int head;
+        const int row = place(own, head);
         const RowTokens tokens = row_tokens(p.forward.rows, row);
         const int chunks = static_cast<int>(chunks_of(tokens.length));
-        const int warm = forgetting_chunks(p.gate_sums + head * p.slots + first_slot(p.forward.rows, row, tokens), chunks, min(p.most_warm, kMostWarm),
-                                           p.forgotten, prefix[warp]);
-        if (lane == 0) units[i] = {serves(p.forward.rows, tokens.length) ? chunks : -1, warm}, atomicMax(&longest, chunks);
+        const int warm = forgetting_chunks(p.gate_sums + head * p.slots + first_slot(p.forward.rows, row, tokens), chunks, p.most_warm, p.forgotten,
+                                           prefix + warp * kCutPrefix + kCutFront);
+        if (lane == 0) cut.unit[own] = {serves(p.forward.rows, tokens.length) ? chunks : -1, warm};
     }
+    __syncwarp();
+    sync_cluster();
+    if (threadIdx.x < count) units[threadIdx.x] = cut.unit[threadIdx.x];
     __syncthreads();
-    const int chunks = SumUnits{units, count}([](const CutUnit& u) { return u.chunks; });
-    for (int i = warp; i < kCutTries; i += kWarps) {
-        const CutLengths r = try_lengths(p.costs, p.blocks, longest, chunks, i, SumUnits{units, count});
-        if (lane == 0) tried[i] = r;
+    if (own < kCutTries) {
+        const SumUnits sum{units, count};
+        int longest = 1;
+        for (int i = lane; i < count; i += 32) longest = max(longest, units[i].chunks);
+        longest = __reduce_max_sync(~0u, longest);
+        const CutLengths r = try_lengths(p.costs, p.blocks, longest, sum([](const CutUnit& u) { return u.chunks; }), own, sum);
+        if (lane == 0) cut.tried[own] = r;
     }
-    __syncthreads();
-    CutLengths best = tried[0];
-#pragma unroll 1
-    for (int i = 1; i < kCutTries; ++i)
-        if (tried[i].us < best.us) best = tried[i];
-    const bool uncut = p.costs.uncut < best.us;
+    __syncwarp();
+    sync_cluster();
+    float us = cut.tried[lane % kCutTries].us;
+    int which = lane % kCutTries;
+#pragma unroll
+    for (int d = kCutTries / 2; d > 0; d /= 2) {
+        const float other = __shfl_xor_sync(~0u, us, d);
+        const int its = __shfl_xor_sync(~0u, which, d);
+        if (other < us || (other == us && its < which)) us = other, which = its;
+    }
+    const CutLengths best = cut.tried[which];
+    const bool uncut = p.costs.uncut < us;
     if (warp == 0) {
         uint32_t all = 0;
         for (int i = lane; i - lane < count; i += 32) {
-            const uint32_t own = i < count ? Counts::of(units[i], best).word : 0;
-            uint32_t sum = own;
+            const uint32_t of_unit = i < count ? Counts::of(units[i], best).word : 0;
+            uint32_t sum = of_unit;
 #pragma unroll
             for (int d = 1; d < 32; d *= 2) {
                 const uint32_t y = __shfl_up_sync(~0u, sum, d);
                 if (lane >= d) sum += y;
             }
-            if (i < count) before[i] = {all + sum - own};
+            if (i < count) before[i] = {all + sum - of_unit};
             all += __shfl_sync(~0u, sum, 31);
         }
         const Counts c{uncut ? 0 : all};
-        if (lane == 0) {
-            Cut& cut = *p.result;
-            cut.summaries = c.summaries(), cut.stretches = c.stretches(), cut.chains = c.chains(), cut.uncut = uncut;
-        }
+        if (own == 0 && lane == 0) cut.summaries = c.summaries(), cut.stretches = c.stretches(), cut.chains = c.chains(), cut.uncut = uncut;
     }
     __syncthreads();
-    if (uncut) return;
-    for (int i = warp; i < count; i += kWarps) {
-        if (units[i].chunks < 0) continue;
-        const int row = i / heads, head = i - row * heads, first = count + before[i].summaries(), summaries = summaries_of(units[i], best);
-        const int start = p.forward.state.read.data ? i : kFromZero;
-        list_stretches(p.result->stretch + before[i].stretches(), units[i], best, row, head, start, first);
-        if (summaries > 0) list_summaries(p.result->summary + before[i].summaries(), p.result->chain + before[i].chains(), summaries, best.piece, row, head, start, first);
-    }
+    if (uncut || own >= count || units[own].chunks < 0) return;
+    const CutUnit unit = units[own];
+    CutHead head{0, 0, p.forward.state.read.data ? own : kFromZero, count + before[own].summaries()};
+    head.row = place(own, head.head);
+    const int stretches = stretches_of(unit, best), summaries = summaries_of(unit, best);
+    for (int i = lane; i < stretches; i += 32) cut.stretch[before[own].stretches() + i] = stretch_at(i, stretches, unit, best, head);
+    for (int i = lane; i < summaries; i += 32) cut.summary[before[own].summaries() + i] = summary_at(i, best, head);
+    if (lane == 0 && summaries > 0) cut.chain[before[own].chains()] = {head.summaries, summaries};
 }
 
 }  // namespace
@@ -233,7 +231,7 @@ extern "C" __global__ void __launch_bounds__(fqla::kCutGatesThreads) gdn_cut_gat
     }
 }
 
-extern "C" __global__ void __launch_bounds__(fqla::kCutThreads, 1) gdn_cut(const __grid_constant__ fqla::Sm90CutParams p) {
+extern "C" __global__ void __cluster_dims__(8, 1, 1) __launch_bounds__(fqla::kCutThreads, 1) gdn_cut(const __grid_constant__ fqla::Sm90CutParams p) {
     fqla::sm90::let_successor_start();
     fqla::sm90::wait_for_predecessor();
     fqla::sm90::cut_rows(p);

@@ -91,6 +91,7 @@ __device__ __forceinline__ void each_chunk(const Sm90ForwardParams& p, const Uni
 }
 
 // Two warps take the chunks in turn: a chunk's tables are a longer chain of steps than its recurrence.
+template <bool kNorms>
 __device__ __forceinline__ void token_role(const Sm90FusedParams& p, const Units& units, uint32_t smem, const SolveEvents& events, int turn) {
     using E = SolveEvents;
     const int lane = threadIdx.x % 32;
@@ -112,7 +113,7 @@ __device__ __forceinline__ void token_role(const Sm90FusedParams& p, const Units
             gate.pass(p.forms.gate), beta.pass(p.forms.beta);
             gate.load(p.forms.gate, left), beta.load(p.forms.beta, left);
             events.wait_free(E::tables_free, done);
-            if (p.forms.qk_norm) events.wait(E::norms_ready, done);
+            if (kNorms) events.wait(E::norms_ready, done);
             StateScale plain{};  // the math role has the state itself
             const RecordFactors f = make_tables(p.forms, smem + Trio::kTables + done % Trio::kSlots * WideLayout::kTableBytes,
                                                 smem + Trio::kNorms + done % Trio::kSlots * WideLayout::kNormBytes, lane, tokens, plain, true);
@@ -143,7 +144,7 @@ __device__ __forceinline__ void restart_product(float (&d)[32], uint32_t a, uint
 }
 
 // A product is under way while the gates of another are worked on: K Q^T behind -N, the next chunk's K K^T behind the scores.
-template <class T>
+template <class T, bool kNorms>
 __device__ __forceinline__ void gate_role(const Sm90FusedParams& p, const Units& units, uint32_t smem, KeyRing ring, const SolveEvents& events) {
     using E = SolveEvents;
     using W = WideLayout;
@@ -155,7 +156,8 @@ __device__ __forceinline__ void gate_role(const Sm90FusedParams& p, const Units&
         clear_upper(tiles, me);
     }
     auto stage_of = [&](const KeyRing& at) { return smem + at.stage() * W::kStageBytes; };
-    auto make_norms = [&](const KeyRing& at, int c, int left) {  // the token warps have read what stood there: they have made that chunk's tables
+    auto make_norms = [&](const KeyRing& at, int c, int left) {  // the token warps have read what stood there: tables of chunk c - 3 are made
+        at.wait_filled();
         measure_norms<T>(stage_of(at), 2, smem + Trio::kNorms + c % Trio::kSlots * W::kNormBytes, me, p.forms.eps, min(left, kChunk));
         events.announce(E::norms_ready, c);
     };
@@ -169,7 +171,8 @@ __device__ __forceinline__ void gate_role(const Sm90FusedParams& p, const Units&
         int left = tokens_from(w);
         ring.wait_filled();
         restart_product<T>(kk, stage_of(ring) + W::kK, stage_of(ring) + W::kK, never);
-        if (p.forms.qk_norm) make_norms(ring, done, left);
+        KeyRing ahead = ring;  // norms are made two chunks ahead: tables are a longer chain of steps than a chunk
+        for (int i = 0; kNorms && i < min(w.chunks, 2); ++i, ahead.advance(), left -= kChunk) make_norms(ahead, done + i, left);
         mma_wait<0>(), pin(kk);
 #pragma unroll 1
         for (const int end = done + w.chunks; done < end; ++done) {
@@ -187,8 +190,7 @@ __device__ __forceinline__ void gate_role(const Sm90FusedParams& p, const Units&
             const bool more = done + 1 < end;
             if (more) next.wait_filled();
             restart_product<T>(kk, stage_of(next) + W::kK, stage_of(next) + W::kK, never);  // behind the last chunk of whatever stands there, for nobody
-            left -= kChunk;
-            if (more && p.forms.qk_norm) make_norms(next, done + 1, left);
+            if (kNorms && done + 2 < end) make_norms(ahead, done + 2, left), ahead.advance(), left -= kChunk;
             mma_wait<1>(), pin(kq);
             if (me.lane == 0) ring.release();
             ring = next;
@@ -269,7 +271,7 @@ __device__ __forceinline__ void receive_role(const Sm90ForwardParams& p, const U
     });
 }
 
-template <class T>
+template <class T, bool kNorms>
 __device__ __forceinline__ void fuse_trio(const Sm90FusedParams& p) {
     if (!left_uncut(p.forward)) return;
     FQLA_DYNAMIC_SHARED(memory);
@@ -324,13 +326,13 @@ __device__ __forceinline__ void fuse_trio(const Sm90FusedParams& p) {
             push_role(p.forward, units(), smem, events);
         } else {
             if (warp < 4)
-                gate_role<T>(p, units(), smem, ring, events);
+                gate_role<T, kNorms>(p, units(), smem, ring, events);
             else if (warp < 4 + Trio::kSlots)
                 invert_role<T>(p.forward, units(), smem, events, warp - 4);
             else if (warp == 8)
                 copy_role(p.forward, units(), smem, ring);
             else if (warp >= 10)
-                token_role(p, units(), smem, events, warp - 10);
+                token_role<kNorms>(p, units(), smem, events, warp - 10);
             __syncwarp();
             wait_cluster();
         }
@@ -342,10 +344,13 @@ __device__ __forceinline__ void fuse_trio(const Sm90FusedParams& p) {
 }  // namespace
 }  // namespace fqla::sm90
 
-#define FQLA_FUSED_TRIO(name, T)                                                                          \
+// With norms a kernel of its own: their code alone slowed the gate warps by 5%.
+#define FQLA_FUSED_TRIO(name, T, norms)                                                                   \
     extern "C" __global__ void __cluster_dims__(3, 1, 1) __launch_bounds__(fqla::TrioLayout::kThreads, 1) \
         name(const __grid_constant__ fqla::Sm90FusedParams p) {                                           \
-        fqla::sm90::fuse_trio<fqla::sm90::T>(p);                                                          \
+        fqla::sm90::fuse_trio<fqla::sm90::T, norms>(p);                                                   \
     }
-FQLA_FUSED_TRIO(gdn_fused_bf16_trio, Bf16)
-FQLA_FUSED_TRIO(gdn_fused_f16_trio, F16)
+FQLA_FUSED_TRIO(gdn_fused_bf16_trio, Bf16, false)
+FQLA_FUSED_TRIO(gdn_fused_f16_trio, F16, false)
+FQLA_FUSED_TRIO(gdn_fused_bf16_trio_l2, Bf16, true)
+FQLA_FUSED_TRIO(gdn_fused_f16_trio_l2, F16, true)

@@ -102,7 +102,7 @@ __device__ __forceinline__ void token_role(const Sm90FusedParams& p, const List&
 }
 
 // -N of a chunk before the scores of the one before it: scores wait until the recurrence has left their record, -N has the way through the inverse before it.
-// Norms a chunk ahead: the token warp then has the factors ready in time. A summary has no scores, and nothing that waits for them.
+// Norms two chunks ahead: the token warp then has the tables ready in time. A summary has no scores, and nothing that waits for them.
 template <class T, bool kSummary, bool kNorms, class List>
 __device__ __forceinline__ void gate_role(const Sm90FusedParams& p, const List& units, uint32_t smem, Ring<Wide::kStages> ring,
                                           const WideEvents<kSummary>& events) {
@@ -124,16 +124,16 @@ __device__ __forceinline__ void gate_role(const Sm90FusedParams& p, const List& 
         return GateAt{smem + Wide::kLower + (own & 1) * kTileBytes, smem + Wide::kDiagonal + (own & 1) * Wide::kDiagonalBytes, scores,
                       smem + Wide::kTables + table * Wide::kTableBytes, block_lane(me.lane)};
     };
-    Ring<Wide::kStages> scored = ring;
-    int done = 0, table = 0, scored_table = 0;
+    int done = 0, table = 0;
     auto make_norms = [&](const Ring<Wide::kStages>& at, int c, int left) {
         at.wait_filled();
         measure_norms<T>(smem + at.stage() * Wide::kStageBytes, kSummary ? 1 : 2, smem + Wide::kNorms + (c & 1) * Wide::kNormBytes, this_thread(), p.forms.eps,
                          min(left, kChunk));
         events.announce(E::norms_ready, c);
     };
-    auto make_scores = [&](int c) {
+    auto make_scores = [&](int c, int scored_table) {  // of the chunk before the ring's
         const Thread me = this_thread();
+        const Ring<Wide::kStages> scored = ring.before();
         const uint32_t stage = smem + scored.stage() * Wide::kStageBytes;
         const GateAt at = place(c, scored_table, me);
         float d[32], e[8];
@@ -146,7 +146,6 @@ __device__ __forceinline__ void gate_role(const Sm90FusedParams& p, const List& 
         fence_to_async();
         events.announce(E::record_ready, c);
         if (me.lane == 0) barrier_arrive(events.at(E::tables_free, c));
-        scored.advance(), scored_table = next_table<kSummary>(scored_table);
     };
 #pragma unroll 1
     for (int unit = before_first(units); next_unit(p.forward, units, unit);) {
@@ -156,9 +155,13 @@ __device__ __forceinline__ void gate_role(const Sm90FusedParams& p, const List& 
             if (w.skip) continue;
             chunks = w.chunks, left = tokens_from(w);
         }
-        if (!kSummary && kNorms && chunks > 0) make_norms(ring, done, left);
+        if (!kSummary && kNorms) {
+            Ring<Wide::kStages> ahead = ring;
 #pragma unroll 1
-        for (int c = 0; c < chunks; ++c, ++done, left -= kChunk, ring.advance()) {
+            for (int c = 0; c < min(chunks, 2); ++c, ahead.advance()) make_norms(ahead, done + c, left - c * kChunk);
+        }
+#pragma unroll 1
+        for (; chunks > 0; --chunks, ++done, left -= kChunk, ring.advance()) {
             if (!is_own<kSummary>(done)) {
                 ring.wait_filled();
                 if (fresh_thread() % 32 == 0) ring.release();
@@ -184,15 +187,15 @@ __device__ __forceinline__ void gate_role(const Sm90FusedParams& p, const List& 
             }
             table = next_table<kSummary>(table);
             if (kSummary) continue;
-            if (kNorms && c + 1 < chunks) {
+            if (done > 0) make_scores(done - 1, next_table<kSummary>(table));  // of three slots the one behind the next is the one before
+            if (kNorms && chunks > 2) {
                 Ring<Wide::kStages> ahead = ring;
-                ahead.advance();
-                make_norms(ahead, done + 1, left - kChunk);
+                ahead.advance(), ahead.advance();
+                make_norms(ahead, done + 2, left - 2 * kChunk);
             }
-            if (done > 0) make_scores(done - 1);
         }
     }
-    if (!kSummary && done > 0) make_scores(done - 1);
+    if (!kSummary && done > 0) make_scores(done - 1, next_table<kSummary>(next_table<kSummary>(table)));
 }
 
 // Each of the two warps has every second chunk, of the block's own in a summary: the inverse is a chain of short steps, and two chunks' chains go on

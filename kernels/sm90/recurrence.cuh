@@ -19,10 +19,10 @@ struct Work {
     int64_t first;   // chunk, within the row
     int chunks;
     int segment;
-    bool last;  // of the row
-    bool skip;  // its state is PAD: outputs are zeroed, nothing else is done
+    bool last;            // of the row
+    bool skip;            // its state is PAD: outputs are zeroed, nothing else is done
     int from, to, quiet;  // of a stretch (cut.h)
-    bool mute;  // it is PAD for writing alone, in a kernel that goes on all the same: outputs are zeroed, no state of the caller's is stored
+    bool mute;            // it is PAD for writing alone, in a kernel that goes on all the same: outputs are zeroed, no state of the caller's is stored
 };
 
 // The units (row, segment, value head; heads fastest) that a block goes through, and its part of each: every step-th one of the rows that are served. Every

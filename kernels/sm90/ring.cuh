@@ -31,6 +31,13 @@ public:
         if (++stage_ == Stages) stage_ = 0, phase_ ^= 1;
     }
 
+    // At the stage before, to release it: in which phase is not known.
+    __device__ __forceinline__ Ring before() const {
+        Ring r = *this;
+        r.stage_ = stage_ == 0 ? Stages - 1 : stage_ - 1;
+        return r;
+    }
+
 private:
     uint32_t barriers_, stage_ = 0, phase_ = 0;
 };

@@ -1,7 +1,7 @@
 // Stitch: from the segments' own summaries to the states between them, S_j <- M_j S_{j-1} + S_j, in f32.
 //
-// Rows of V are independent, a block has 8. Each warp has a share of the sum's terms, so that it reads that share of a transition (16 bytes a lane) once for all
-// rows; the parts are added behind a barrier. Transitions of 64 KB pass through a ring of two.
+// Rows of V are independent, a block has 8. Each warp has a share of the sum's terms, so that it reads that share of a transition (16 bytes a lane) once for
+// all rows; the parts are added behind a barrier. Transitions of 64 KB pass through a ring of two.
 #include "layouts.h"
 #include "ring.cuh"
 #include "tile.cuh"
@@ -61,8 +61,7 @@ __device__ __forceinline__ void stitch(const Sm90StitchParams& p) {
                 const float4 s = load_shared_f4(before + (v * kHeadDim + warp * kShare + c) * 4);
                 const float x[4] = {s.x, s.y, s.z, s.w};
 #pragma unroll
-                for (int i = 0; i < 4; ++i)
-                    part[v].x += x[i] * m[i].x, part[v].y += x[i] * m[i].y, part[v].z += x[i] * m[i].z, part[v].w += x[i] * m[i].w;
+                for (int i = 0; i < 4; ++i) part[v].x += x[i] * m[i].x, part[v].y += x[i] * m[i].y, part[v].z += x[i] * m[i].z, part[v].w += x[i] * m[i].w;
             }
         }
 #pragma unroll

@@ -19,14 +19,15 @@ constexpr double kRecurrentCrowdedToken = 0.31, kRecurrentTokenUnit = 0.0046;
 constexpr double kFusedStart = 11.9, kFusedChunk = 1.7, kFusedCrowd = 0.39, kFusedUnit = 3, kFusedStates = 0.35;
 // fused, a cluster of three blocks a pair: 2 to 512 chunks, 8 to 32 pairs
 constexpr double kTrioStart = 11.5, kTrioChunk = 1.05, kTrioCrowd = 0.28;
-constexpr double kTrioNorms = 0.2;  // estimated, on the safe side: not measured since they have a warp of their own
+constexpr double kTrioNorms = 0.14;
 // fused, one block a (row, head) pair: rows of 1024 and 8192 tokens, 128 to 512 pairs
 constexpr double kHeadStart = 12, kHeadChunk = 2.45, kHeadUnit = 7;
 // the same in stretches, and their summaries
-constexpr double kCutStart = 23, kStretchChunk = 2.42, kStretchUnit = 9, kHeadSummaryChunk = 1.95, kHeadSummaryUnit = 13, kStitchStart = 4, kStitchHop = 1;
+constexpr double kCutStart = 16, kStretchChunk = 2.42, kStretchUnit = 9, kHeadSummaryChunk = 1.95, kHeadSummaryUnit = 13, kStitchStart = 4, kStitchHop = 1;
 // What the host reckons with, which cannot see the gates: so many of the heads remember, the others forget in so many chunks.
 constexpr double kRememberingHeads = 0.25;
 constexpr int kForgettingChunks = 13, kWarmPart = 8;  // of the longest row
+constexpr double kWorthCut = 0.85;                    // of the time without: the gates may say otherwise
 // solve: a chunk of a key head with the whole card on it, and a share of that for each of its value heads
 constexpr double kSolveStart = 8.3, kSolveChunk = 0.0119, kSolveShare = 0.49;
 // forward, 64 rows of V a multiprocessor: few blocks, and what a card full of them adds
@@ -121,7 +122,7 @@ RowCut forward_cut(const Request& r, const Caps& caps, int64_t units, int64_t ch
     for (int64_t n = 2; n <= most; n++)
         if (const double cost = segments_cost(r, caps, n); !best.segments || cost < least) best = {n, false}, least = cost;
     const bool may_cut = keys_are_bounded(r) && !r.saved && chunks >= 2 && chunks <= kMostCutChunks && fits_cut(units, caps);
-    if (may_cut && (!best.segments || cut_cost(r, caps) < least)) best = {2, true};
+    if (may_cut && (!best.segments || cut_cost(r, caps) < kWorthCut * least)) best = {2, true};
     return best;
 }
 
@@ -174,7 +175,7 @@ CutCosts cut_costs(const Request& r, const Caps& caps) {
     return {us(kHeadSummaryChunk), us(kHeadSummaryUnit), us(kStitchStart), us(kStitchHop), us(kStretchChunk), us(kStretchUnit), us(fused_cost(r, caps))};
 }
 
-int most_warm_chunks(const Request& r) { return static_cast<int>((r.bounds.max_tokens + kChunk - 1) / kChunk / kWarmPart); }
+int most_warm_chunks(const Request& r) { return static_cast<int>(std::min<int64_t>((r.bounds.max_tokens + kChunk - 1) / kChunk / kWarmPart, kMostWarm)); }
 
 double portable_backward_cost(const Request& r, const Caps& caps) {
     const Shape s = shape_of(r, caps);
@@ -186,9 +187,7 @@ double chunked_backward_cost(const Request& r, const Caps& caps) { return backwa
 
 double context_parallel_backward_cost(const Request& r, const Caps& caps) { return backward_cost(r, caps, r.segments); }
 
-double context_parallel_cost(const Request& r, const Caps& caps) {
-    return r.cut ? cut_cost(r, caps) : segments_cost(r, caps, r.segments);
-}
+double context_parallel_cost(const Request& r, const Caps& caps) { return r.cut ? cut_cost(r, caps) / kWorthCut : segments_cost(r, caps, r.segments); }
 
 RowCut best_cut(const Request& r, const Caps& caps) {
     const int64_t units = r.bounds.rows * r.problem.form.value_heads, chunks = (r.bounds.max_tokens + kChunk - 1) / kChunk;

@@ -27,7 +27,7 @@ const char* refuses_chunked(const Request&, const Caps&);
 const char* refuses_fused(const Request&, const Caps&);
 const char* refuses_context_parallel(const Request&, const Caps&);
 bool keys_are_bounded(const Request&);
-bool fits_cut(int64_t units, const Caps&);  // (row, value head) pairs
+bool fits_cut(int64_t units, const Caps&);      // (row, value head) pairs
 int fused_blocks(const Request&, const Caps&);  // of a (row, value head): 1, or a cluster of 2 or 3
 void plan_chunked(const Request&, const Caps&, Plan&);
 void plan_fused(const Request&, const Caps&, Plan&);

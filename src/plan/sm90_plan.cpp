@@ -157,8 +157,9 @@ static void add_fused(const Request& request, const Caps& caps, bool overlaps, P
         plan.add(wide_step(request, units, caps, mixed ? Walk::mixed_rows : Walk::rows));
     } else if (blocks == 3) {
         const int64_t clusters = std::min<int64_t>(units, most_trios(caps));
-        plan.add(sm90_step(by_dtype(form, KernelId::gdn_fused_bf16_trio, KernelId::gdn_fused_f16_trio), TrioLayout::kBlocks * clusters, TrioLayout::kThreads,
-                           TrioLayout::kBytes, overlaps));
+        const KernelId kernel = form.qk_norm == FLASHQLA_NORM_L2 ? by_dtype(form, KernelId::gdn_fused_bf16_trio_l2, KernelId::gdn_fused_f16_trio_l2)
+                                                                 : by_dtype(form, KernelId::gdn_fused_bf16_trio, KernelId::gdn_fused_f16_trio);
+        plan.add(sm90_step(kernel, TrioLayout::kBlocks * clusters, TrioLayout::kThreads, TrioLayout::kBytes, overlaps));
     } else {
         const int64_t clusters = std::min<int64_t>(units, std::max(1, caps.multiprocessors / 2));
         const KernelId kernel = mixed ? by_dtype(form, KernelId::gdn_fused_bf16_v64_mixed, KernelId::gdn_fused_f16_v64_mixed)
@@ -195,7 +196,7 @@ static void plan_cut(const Request& request, const Caps& caps, Plan& plan) {
     plan.workspace.book(Region::gate_sums, static_cast<uint64_t>(slots * form.value_heads * 4));
     plan.workspace.book(Region::cut, sizeof(Cut));
     plan.add(sm90_step(KernelId::gdn_cut_gates, slots + (request.state.read ? 2 * units : 0), kCutGatesThreads, 0, false));
-    plan.add(sm90_step(KernelId::gdn_cut, 1, kCutThreads, 0, true));
+    plan.add(sm90_step(KernelId::gdn_cut, kCutBlocks, kCutThreads, kCutBytes, true));
     plan.add(sm90_step(by_dtype(form, KernelId::gdn_fused_summary_bf16, KernelId::gdn_fused_summary_f16), 2 * pairs, WideLayout::kThreads,
                        WideLayout::kSummaryBytes, true));
     plan.add(sm90_step(KernelId::gdn_stitch, units * (kHeadDim / StitchLayout::kRows), StitchLayout::kThreads, StitchLayout::kBytes, true));
@@ -212,8 +213,8 @@ void plan_context_parallel(const Request& request, const Caps& caps, Plan& plan)
     plan.workspace.book(Region::segment_states, static_cast<uint64_t>(units * segments * kMatrixBytes));
     plan.workspace.book(Region::segment_maps, static_cast<uint64_t>(units * segments * kMatrixBytes));
     using Summary = ForwardLayout<2, false>;
-    plan.add(sm90_step(by_dtype(form, KernelId::gdn_summary_bf16, KernelId::gdn_summary_f16), units * (segments - 1) * 2, Summary::kThreads, Summary::kBytes,
-                       true));
+    plan.add(
+        sm90_step(by_dtype(form, KernelId::gdn_summary_bf16, KernelId::gdn_summary_f16), units * (segments - 1) * 2, Summary::kThreads, Summary::kBytes, true));
     if (segments >= 3) plan.add(sm90_step(KernelId::gdn_stitch, units * (kHeadDim / StitchLayout::kRows), StitchLayout::kThreads, StitchLayout::kBytes, true));
     add_forward(request, caps, plan);
 }

@@ -25,8 +25,8 @@ enum class Region : uint8_t {
 };
 
 inline const char* region_name(Region r) {
-    constexpr const char* names[] = {"segment_states", "chunk_states", "state_gradient",  "head_gradients",  "partial_sums", "records",
-                                     "segment_maps",   "residuals",    "delta_gradients", "chunk_gradients", "first_carries", "gate_sums", "cut"};
+    constexpr const char* names[] = {"segment_states", "chunk_states",    "state_gradient",  "head_gradients", "partial_sums", "records", "segment_maps",
+                                     "residuals",      "delta_gradients", "chunk_gradients", "first_carries",  "gate_sums",    "cut"};
     static_assert(sizeof(names) / sizeof(names[0]) == static_cast<size_t>(Region::count), "a name for each region");
     return names[static_cast<size_t>(r)];
 }

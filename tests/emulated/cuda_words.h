@@ -86,10 +86,11 @@ inline int __reduce_add_sync(unsigned, int x) {
     for (int i = 0; i < emulated::kWarp; i++) sum += static_cast<int32_t>(all[i]);
     return sum;
 }
-inline int atomicMax(int* to, int x) {
-    const int before = *to;
-    *to = std::max(before, x);
-    return before;
+inline int __reduce_max_sync(unsigned, int x) {
+    const uint64_t* all = emulated::machine().meet_warp(static_cast<uint32_t>(x));
+    int most = static_cast<int32_t>(all[0]);
+    for (int i = 1; i < emulated::kWarp; i++) most = std::max(most, static_cast<int32_t>(all[i]));
+    return most;
 }
 inline bool __any_sync(unsigned mask, bool x) { return __ballot_sync(mask, x) != 0; }
 

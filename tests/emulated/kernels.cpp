@@ -43,9 +43,11 @@ std::function<void()> bind(const void* parameters) {
 #define FQLA_CLUSTER(x) extern "C" __attribute__((weak)) const char __start_fqla_cluster_##x[], __stop_fqla_cluster_##x[]
 FQLA_CLUSTER(2);
 FQLA_CLUSTER(3);
+FQLA_CLUSTER(8);
 #undef FQLA_CLUSTER
 int cluster_of(const void* kernel) {
     if (kernel >= __start_fqla_cluster_2 && kernel < __stop_fqla_cluster_2) return 2;
+    if (kernel >= __start_fqla_cluster_8 && kernel < __stop_fqla_cluster_8) return 8;
     return kernel >= __start_fqla_cluster_3 && kernel < __stop_fqla_cluster_3 ? 3 : 1;
 }
 

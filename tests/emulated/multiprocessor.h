@@ -14,7 +14,7 @@
 
 namespace emulated {
 
-constexpr int kWarp = 32, kGroup = 128, kMaxCluster = 4, kNamedBarriers = 16;
+constexpr int kWarp = 32, kGroup = 128, kMaxCluster = 8, kNamedBarriers = 16;
 constexpr uint32_t kSharedBytes = 227 * 1024, kRankShift = 24, kOffsetMask = (1u << kRankShift) - 1;
 
 struct Dim {

@@ -129,9 +129,8 @@ TEST_CASE("gpu: rows in segments that keep no chunk records") {
     // Few enough (row, head) pairs that cutting pays: by summaries, by stretches that warm up, and both, as heads forget or do not.
     check("cut, as models have it", 4, {6000, 0, 2500}, model_forms);
     check("cut, weak gates", 2, {5000}, [](Case& c) { c.states = States::in_place, c.gates = Gates::none, c.extra = Extra::checkpoints; });
-    check("cut, a part of the state left out", 4, {2600, 1500, 1}, [](Case& c) {
-        c.flags |= FLASHQLA_PROBLEM_APPROXIMATE_WARMUP, c.gates = Gates::gentle, c.states = States::in_place, c.extra = Extra::checkpoints;
-    });
+    check("cut, a part of the state left out", 4, {2600, 1500, 1},
+          [](Case& c) { c.flags |= FLASHQLA_PROBLEM_APPROXIMATE_WARMUP, c.gates = Gates::gentle, c.states = States::in_place, c.extra = Extra::checkpoints; });
     for (const Lengths& lengths : {Lengths{1000, 130, 64, 1, 449}, Lengths{2900, 0, 700}}) {
         check("as models have it", 12, lengths, model_forms);
         check("bf16 states, rows that are skipped", 12, lengths, skipped);
