@@ -162,7 +162,7 @@ static_assert(TrioLayout::kBarriers % 16 == 0 && TrioLayout::kKeyBarriers % 16 =
 
 // kernels/sm90/segment.cu: a block carries 8 rows of V through the segments of a row.
 struct StitchLayout {
-    static constexpr int kThreads = 256, kRows = 8, kStages = 2;
+    static constexpr int kThreads = 256, kRows = 8, kFewRows = 4, kStages = 2;
     static constexpr int kMapBytes = kHeadDim * kHeadDim * 4, kStateBytes = kRows * kHeadDim * 4;
     static constexpr int kState = kStages * kMapBytes, kParts = kState + kStateBytes;  // a part of the next state from each warp
     static constexpr int kBarriers = kParts + kThreads / 32 * kStateBytes;

@@ -80,7 +80,7 @@ struct Sm90StitchParams {
     const float* segment_maps;
     const Cut* cut;  // null: every head has a chain of `segments` matrices, the last of which is no state
     int32_t segments;
-    int32_t reserved;
+    int32_t few_chains;  // so many of a cut, or fewer, take StitchLayout::kFewRows rows a block
 };
 
 static_assert(sizeof(TensorMap) == 128, "as the driver has it");

@@ -122,7 +122,7 @@ RowCut forward_cut(const Request& r, const Caps& caps, int64_t units, int64_t ch
     for (int64_t n = 2; n <= most; n++)
         if (const double cost = segments_cost(r, caps, n); !best.segments || cost < least) best = {n, false}, least = cost;
     const bool may_cut = keys_are_bounded(r) && !r.saved && chunks >= 2 && chunks <= kMostCutChunks && fits_cut(units, caps);
-    if (may_cut && (!best.segments || cut_cost(r, caps) < kWorthCut * least)) best = {2, true};
+    if (may_cut && (!best.segments || cut_cost(r, caps) < least)) best = {2, true};
     return best;
 }
 
