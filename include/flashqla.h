@@ -188,8 +188,9 @@ enum {
  * inverse in half precision, as the fastest ones do. A broken promise may give infinities within the row; never a wrong
  * address. */
 #define FLASHQLA_PROBLEM_KEYS_BOUNDED 1
-/* Context parallelism may drop a segment's past once the gates have decayed it below exp(-10) (by default exp(-40), which is below
- * rounding). Ignored by other engines, and by this version's, which carries every segment exactly. */
+/* Forward, context parallelism, bounded keys: a segment may drop its past once the gates have decayed it below exp(-10) (by default exp(-40),
+ * which is below rounding). Which heads forget so fast is found on the device; the segments of others are carried exactly. Ignored
+ * elsewhere. */
 #define FLASHQLA_PROBLEM_APPROXIMATE_WARMUP 2
 /* A row's results do not depend on the other rows of the call: one engine serves every row, and rows are cut at fixed places. */
 #define FLASHQLA_PROBLEM_BATCH_INVARIANT 4
