@@ -135,17 +135,14 @@ struct CutHead {
     int summaries;  // the first one's matrix
 };
 
-// Stretch i of `count`. Of a head that forgets the first has `share` chunks, each other one as many with those that warm it up.
+// Stretch i of the `count` that stretches_of has. Of a head that forgets the first has `share` chunks, each other one as many with those that warm it up; no
+// more than x.length, so that fewer would not reach the row's end, and each has some of its own.
 FQLA_CUT_HD Stretch stretch_at(int i, int count, const CutUnit& u, const CutLengths& x, const CutHead& of) {
     const bool remembers = u.warm == kRemembers;
     const int warm = remembers ? 0 : u.warm, share = remembers ? x.pieces * x.piece : cut_ceil(u.chunks + (count - 1) * warm, count);
-    const auto least = [&](int a) { return a < u.chunks ? a : u.chunks; };
-    // Rounding may leave nothing for the last ones.
-    const int begin = least(i > 0 ? i * (share - warm) + warm : 0), end = least((i + 1) * (share - warm) + warm);
-    const bool empty = i > 0 && begin == end;
-    const int first = empty ? end : begin > warm ? begin - warm : 0;
-    const int from = first == 0 ? of.start : remembers ? of.summaries + i * x.pieces - 1 : kFromZero;
-    return {of.row, of.head, first, end - first, empty ? 0 : begin - first, from, 0, end == u.chunks && !empty};
+    const int first = i * (share - warm), left = u.chunks - first;
+    const int from = i == 0 ? of.start : remembers ? of.summaries + i * x.pieces - 1 : kFromZero;
+    return {of.row, of.head, first, left < share ? left : share, i > 0 ? warm : 0, from, 0, i == count - 1};
 }
 
 // Summary i of a head that remembers: all pieces but its last have one.
