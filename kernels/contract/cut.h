@@ -15,12 +15,13 @@
 namespace fqla {
 
 constexpr int kMostCutUnits = 128;       // (row, value head) pairs
-constexpr int kMostCutChunks = 1 << 20;  // of a row: below it the divisions here are exact
+constexpr int kMostCutChunks = 1 << 19;  // of a row: below it the divisions here are exact
 // What is tried: passes of summaries and waves of stretches that the card takes one after another, summaries of a stretch.
 constexpr int kCutPasses = 2, kCutWaves = 2, kCutPieces = 4;
 constexpr int kCutTries = kCutPasses * kCutWaves * kCutPieces;
 constexpr int kCutGatesThreads = 128, kCutThreads = 512, kCutBlocks = 8;
-constexpr int kMostSummaries = 256, kMostStretches = 512;  // of all heads
+constexpr int kMostSummaries = 256, kMostStretches = 510;  // of all heads
+constexpr int kTooManyStretches = kMostStretches + 1;
 
 constexpr int kMostWarm = 128;  // chunks
 // Shared memory of a block of gdn_cut: units, numbers of what is before each, and for each warp 512 sums with a word behind each 16, and as much in front as
@@ -56,7 +57,8 @@ struct CutUnit {
 };
 constexpr int32_t kRemembers = -1;
 
-// Of whole numbers up to 2^21, by floats: an integer division is about thirty instructions, one behind another.
+// Of whole numbers up to 2^20, by floats: an integer division is about thirty instructions, one behind another. The half keeps quotients further from whole
+// numbers than __fdividef may be wrong, two units in the last place.
 FQLA_CUT_HD int cut_floor(int a, int b) {
     const float x = static_cast<float>(a) + 0.5f, y = static_cast<float>(b);
 #ifdef __CUDA_ARCH__
@@ -88,7 +90,7 @@ struct Cut {
 FQLA_CUT_HD int stretches_of(const CutUnit& u, const CutLengths& x) {
     if (u.chunks == 0 || (u.chunks <= x.length && u.warm != kRemembers)) return 1;
     if (u.warm == kRemembers) return cut_ceil(u.chunks, x.pieces * x.piece);
-    return x.length > u.warm ? 1 + cut_ceil(u.chunks - x.length, x.length - u.warm) : kMostStretches;
+    return x.length > u.warm ? 1 + cut_ceil(u.chunks - x.length, x.length - u.warm) : kTooManyStretches;
 }
 
 FQLA_CUT_HD int summaries_of(const CutUnit& u, const CutLengths& x) { return u.warm == kRemembers && u.chunks > x.piece ? cut_ceil(u.chunks, x.piece) - 1 : 0; }
@@ -97,7 +99,7 @@ FQLA_CUT_HD int summaries_of(const CutUnit& u, const CutLengths& x) { return u.w
 // that are too many anyway are cut off, so that two sums fit into a word.
 template <class Sum>
 FQLA_CUT_HD CutLengths try_lengths(const CutCosts& cost, int blocks, int longest, int all_chunks, int attempt, Sum sum) {
-    constexpr int kMost = 500;
+    constexpr int kMost = kTooManyStretches;
     static_assert(kMostCutUnits * kMost < 1 << 16, "half a word");
     const int pieces = attempt % kCutPieces + 1, passes = attempt / kCutPieces % kCutPasses + 1, waves = attempt / (kCutPieces * kCutPasses) + 1;
     const auto of_length = [&](int x) { return CutLengths{cut_floor(x, pieces), pieces, x, 0}; };
@@ -107,7 +109,7 @@ FQLA_CUT_HD CutLengths try_lengths(const CutCosts& cost, int blocks, int longest
         const auto both = static_cast<unsigned>(sum([&](const CutUnit& u) { return least(stretches_of(u, r)) << 16 | least(summaries_of(u, r)); }));
         return static_cast<int>(both >> 16) <= waves * blocks && static_cast<int>(both & 0xffff) <= passes * (blocks / 2);
     };
-    // No shorter than an even share of all chunks.
+    // No shorter than an even share of all chunks; about, where those are past what divides exactly.
     const int share = cut_ceil(all_chunks, waves * blocks);
     int low = share > pieces ? share : pieces, high = longest > low ? longest : low;
     const bool possible = fits(high);
@@ -133,17 +135,14 @@ struct CutHead {
     int summaries;  // the first one's matrix
 };
 
-// Stretch i of `count`. Of a head that forgets the first has `share` chunks, each other one as many with those that warm it up.
+// Stretch i of the `count` that stretches_of has. Of a head that forgets the first has `share` chunks, each other one as many with those that warm it up; no
+// more than x.length, so that fewer would not reach the row's end, and each has some of its own.
 FQLA_CUT_HD Stretch stretch_at(int i, int count, const CutUnit& u, const CutLengths& x, const CutHead& of) {
     const bool remembers = u.warm == kRemembers;
     const int warm = remembers ? 0 : u.warm, share = remembers ? x.pieces * x.piece : cut_ceil(u.chunks + (count - 1) * warm, count);
-    const auto least = [&](int a) { return a < u.chunks ? a : u.chunks; };
-    // Rounding may leave nothing for the last ones.
-    const int begin = least(i > 0 ? i * (share - warm) + warm : 0), end = least((i + 1) * (share - warm) + warm);
-    const bool empty = i > 0 && begin == end;
-    const int first = empty ? end : begin > warm ? begin - warm : 0;
-    const int from = first == 0 ? of.start : remembers ? of.summaries + i * x.pieces - 1 : kFromZero;
-    return {of.row, of.head, first, end - first, empty ? 0 : begin - first, from, 0, end == u.chunks && !empty};
+    const int first = i * (share - warm), left = u.chunks - first;
+    const int from = i == 0 ? of.start : remembers ? of.summaries + i * x.pieces - 1 : kFromZero;
+    return {of.row, of.head, first, left < share ? left : share, i > 0 ? warm : 0, from, 0, i == count - 1};
 }
 
 // Summary i of a head that remembers: all pieces but its last have one.

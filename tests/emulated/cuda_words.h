@@ -82,9 +82,9 @@ inline unsigned __ballot_sync(unsigned, bool x) {
 }
 inline int __reduce_add_sync(unsigned, int x) {
     const uint64_t* all = emulated::machine().meet_warp(static_cast<uint32_t>(x));
-    int sum = 0;
-    for (int i = 0; i < emulated::kWarp; i++) sum += static_cast<int32_t>(all[i]);
-    return sum;
+    uint32_t sum = 0;  // wraps, as the card's does
+    for (int i = 0; i < emulated::kWarp; i++) sum += static_cast<uint32_t>(all[i]);
+    return static_cast<int>(sum);
 }
 inline int __reduce_max_sync(unsigned, int x) {
     const uint64_t* all = emulated::machine().meet_warp(static_cast<uint32_t>(x));
