@@ -99,13 +99,12 @@ FQLA_CUT_HD int summaries_of(const CutUnit& u, const CutLengths& x) { return u.w
 // that are too many anyway are cut off, so that two sums fit into a word.
 template <class Sum>
 FQLA_CUT_HD CutLengths try_lengths(const CutCosts& cost, int blocks, int longest, int all_chunks, int attempt, Sum sum) {
-    constexpr int kMost = kTooManyStretches;
-    static_assert(kMostCutUnits * kMost < 1 << 16, "half a word");
+    static_assert(kMostCutUnits * kTooManyStretches < 1 << 16, "half a word");
     const int pieces = attempt % kCutPieces + 1, passes = attempt / kCutPieces % kCutPasses + 1, waves = attempt / (kCutPieces * kCutPasses) + 1;
     const auto of_length = [&](int x) { return CutLengths{cut_floor(x, pieces), pieces, x, 0}; };
     const auto fits = [&](int x) {
         const CutLengths r = of_length(x);
-        const auto least = [](int a) { return a < kMost ? a : kMost; };
+        const auto least = [](int a) { return a < kTooManyStretches ? a : kTooManyStretches; };
         const auto both = static_cast<unsigned>(sum([&](const CutUnit& u) { return least(stretches_of(u, r)) << 16 | least(summaries_of(u, r)); }));
         return static_cast<int>(both >> 16) <= waves * blocks && static_cast<int>(both & 0xffff) <= passes * (blocks / 2);
     };

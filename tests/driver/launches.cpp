@@ -266,7 +266,7 @@ TEST_CASE("mixed calls") {
     call.problem.qk_norm = FLASHQLA_NORM_L2;
     REQUIRE_MESSAGE(call.forward() == FLASHQLA_STATUS_OK, std::string(flashqla_last_error()));
     REQUIRE(fake.launches.size() == 2);
-    CHECK(fake.launches[1].kernel == "gdn_fused_bf16_trio");
+    CHECK(fake.launches[1].kernel == "gdn_fused_bf16_trio_l2");
     CHECK(fake.launches[1].grid[0] == 99);
     CHECK(rows_of(0, offsetof(fqla::RecurrentParams, call) + offsetof(fqla::Forward, rows)).most == 16);
     CHECK(rows_of(1, offsetof(fqla::Sm90ForwardParams, rows)).least == 17);
