@@ -161,7 +161,8 @@ enum {
     FLASHQLA_ENGINE_RECURRENT = 1,       /* token by token, state in registers (CPU: in L1). Every device, K and V from 1 to 256 */
     FLASHQLA_ENGINE_CHUNKED = 2,         /* tensor cores, two kernels: a solve over all chunks, then the recurrence over chunks */
     FLASHQLA_ENGINE_FUSED = 3,           /* tensor cores, one kernel */
-    FLASHQLA_ENGINE_CONTEXT_PARALLEL = 4 /* tensor cores, long rows cut into segments that run side by side */
+    FLASHQLA_ENGINE_CONTEXT_PARALLEL = 4 /* tensor cores, long rows cut into segments that run side by side; with bounded keys where the
+                                          * gates of all rows say, so that a row's last bits may depend on other rows' gates */
 };
 
 /* Operations, where one is asked for. */

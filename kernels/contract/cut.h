@@ -48,12 +48,12 @@ struct CutCosts {
     float summary_chunk, summary_unit;  // a pass of summaries: each chunk of the longest, and once
     float stitch, hop;                  // once, and for each summary behind a head's first
     float chunk, unit;                  // a wave of stretches
-    float uncut;                        // all of the row by the fused kernel instead
+    float uncut, uncut_chunk;           // all by the fused kernel instead: once, and each chunk of the longest row
 };
 
 // A row's head to be cut: its chunks, and how many of them warm up; kRemembers: none do.
 struct CutUnit {
-    int32_t chunks, warm;
+    int32_t chunks, warm;  // chunks: -1 where the row is not this launch's; only sums over units and Counts expect that
 };
 constexpr int32_t kRemembers = -1;
 
@@ -68,6 +68,8 @@ FQLA_CUT_HD int cut_floor(int a, int b) {
 #endif
 }
 FQLA_CUT_HD int cut_ceil(int a, int b) { return cut_floor(a + b - 1, b); }
+
+FQLA_CUT_HD float us_of(int n, float each) { return static_cast<float>(n) * each; }
 
 struct CutLengths {
     int piece, pieces;  // chunks of a summary; summaries of a stretch
@@ -120,10 +122,10 @@ FQLA_CUT_HD CutLengths try_lengths(const CutCosts& cost, int blocks, int longest
             low = middle + 1;
     }
     CutLengths r = of_length(high);
-    const auto us = [](int n, float each) { return static_cast<float>(n) * each; };
     const int summaries = sum([&](const CutUnit& u) { return summaries_of(u, r) > 0; });
-    r.us = possible ? us(waves, us(r.length, cost.chunk) + cost.unit) : 1e30f;
-    if (summaries > 0) r.us += us(passes, us(r.piece, cost.summary_chunk) + cost.summary_unit) + cost.stitch + us(cut_ceil(longest, r.piece) - 2, cost.hop);
+    r.us = possible ? us_of(waves, us_of(r.length, cost.chunk) + cost.unit) : 1e30f;
+    if (summaries > 0)
+        r.us += us_of(passes, us_of(r.piece, cost.summary_chunk) + cost.summary_unit) + cost.stitch + us_of(cut_ceil(longest, r.piece) - 2, cost.hop);
     return r;
 }
 

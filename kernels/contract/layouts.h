@@ -160,7 +160,7 @@ static_assert(TrioLayout::kBytes <= 227 * 1024, "shared memory of a block");
 static_assert(TrioLayout::kRecords % 1024 == 0 && TrioLayout::kOwnRecords % 1024 == 0 && TrioLayout::kRecordStride % 1024 == 0, "tiles are swizzled");
 static_assert(TrioLayout::kBarriers % 16 == 0 && TrioLayout::kKeyBarriers % 16 == 0 && TrioLayout::kDiagonal % 16 == 0, "barriers, vectors");
 
-// kernels/sm90/segment.cu: a block carries 8 rows of V through the segments of a row.
+// kernels/sm90/segment.cu: a block carries kRows or kFewRows rows of V through the segments of a row.
 struct StitchLayout {
     static constexpr int kThreads = 256, kRows = 8, kFewRows = 4, kStages = 2;
     static constexpr int kMapBytes = kHeadDim * kHeadDim * 4, kStateBytes = kRows * kHeadDim * 4;

@@ -40,7 +40,7 @@ struct Sm90ForwardParams {
     // (the first: from the row's state), the stitch turns that into where it ends in truth; the forward of segment j starts from entry j - 1, that of the first
     // from the last entry, where the summary has put a copy of the row's state.
     float* segment_states;
-    float* segment_maps;  // f32 [row, head, segment, K, K]: transitions, [from][to]; entries 0 and the last are not read
+    float* segment_maps;  // f32 [row, head, segment, K, K]: transitions, [from][to]; without a cut entries 0 and the last are not read
     // What the backward takes (BackwardTiles), left by a forward that saves and by the backward's own chains.
     void* states;   // [slots, HV] matrices: S at a chunk's start
     void* updates;  // [slots, HV] token tiles: U
@@ -74,7 +74,7 @@ struct Sm90CutParams {
     int32_t reserved;
 };
 
-// gdn_stitch: one block of 256 threads per (row, value head, 8 rows of V); only with three segments and more.
+// gdn_stitch: one block of 256 threads per (chain, StitchLayout::kRows rows of V); without a cut only with three segments and more.
 struct Sm90StitchParams {
     float* segment_states;
     const float* segment_maps;

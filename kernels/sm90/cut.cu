@@ -33,7 +33,9 @@ __device__ __forceinline__ void sum_chunk(const Sm90CutParams& p, int64_t slot) 
                 float x = raw[0];
 #pragma unroll
                 for (int j = 1; j < kQuarter; ++j) x = i == j ? raw[j] : x;
-                if (i < valid) sum += log2_gate(p.forms, x, head);
+                // Where one grows, that a window forgets says little of longer ones or of its tokens: as NaN, the head remembers.
+                const float gate = log2_gate(p.forms, x, head);
+                if (i < valid) sum += gate > 0.f ? NAN : gate;
             }
         }
         parts[warp][lane] = sum;
@@ -170,11 +172,11 @@ __device__ __forceinline__ void cut_rows(const Sm90CutParams& p) {
     sync_cluster();
     if (threadIdx.x < count) units[threadIdx.x] = cut.unit[threadIdx.x];
     __syncthreads();
+    int longest = 1;
+    for (int i = lane; i < count; i += 32) longest = max(longest, units[i].chunks);
+    longest = __reduce_max_sync(~0u, longest);
     if (own < kCutTries) {
         const SumUnits sum{units, count};
-        int longest = 1;
-        for (int i = lane; i < count; i += 32) longest = max(longest, units[i].chunks);
-        longest = __reduce_max_sync(~0u, longest);
         const CutLengths r = try_lengths(p.costs, p.blocks, longest, sum([](const CutUnit& u) { return u.chunks; }), own, sum);
         if (lane == 0) cut.tried[own] = r;
     }
@@ -189,7 +191,7 @@ __device__ __forceinline__ void cut_rows(const Sm90CutParams& p) {
         if (other < us || (other == us && its < which)) us = other, which = its;
     }
     const CutLengths best = cut.tried[which];
-    const bool uncut = p.costs.uncut < us;
+    const bool uncut = p.costs.uncut + us_of(longest, p.costs.uncut_chunk) < us;
     if (warp == 0) {
         uint32_t all = 0;
         for (int i = lane; i - lane < count; i += 32) {

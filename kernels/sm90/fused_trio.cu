@@ -13,7 +13,7 @@
 //
 //   solving block
 //   gates, warpgroup          168        K K^T, K Q^T; -N                 (stage filled, tables ready, lower free -> stage free, lower ready)
-//                                        norms of the next chunk          (stage filled -> norms ready)
+//                                        norms two chunks ahead           (stage filled -> norms ready)
 //                                        scores                           (record free -> record ready, tables free)
 //   invert, three warps       168        every third inverse              (lower ready; record free -> lower free, record ready)
 //   push, a warp              168        the record to both blocks        (record ready, slot free -> solved)

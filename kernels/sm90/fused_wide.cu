@@ -5,7 +5,7 @@
 //                                       output, then v two chunks on           (output ready -> values ready)
 //   tokens, a warp           48         gates, betas, norms to factors         (tables free, norms ready -> tables ready; record free -> record ready)
 //   gates, warpgroup         80         K K^T, -N                              (stage filled, tables ready, lower free -> lower ready)
-//                                       norms of the next chunk                (stage filled -> norms ready)
+//                                       norms two chunks ahead                 (stage filled -> norms ready)
 //                                       K Q^T, scores of the chunk before      (record free -> stage free, record ready, tables free)
 //   invert, two warps        48         every second chunk's inverse           (lower ready -> lower free; solve free -> record ready)
 //   math, two warpgroups     192        recurrence and output                  (stage filled, record, values ready -> solve, stage, record free, output ready)

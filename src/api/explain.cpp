@@ -91,12 +91,27 @@ bool kernels_of(const Problem* problem, int32_t op, const Caps& caps, bool (&wan
     if (!problem) return true;
     bool supported = false;
     const auto want = [&](const Request& request) {
+        const auto mark = [&](const Plan& plan) {
+            for (int i = 0; i < plan.step_count; i++) wanted[static_cast<int>(plan.steps[i].kernel)] = true;
+        };
         const Plan plan = make_plan(request, caps);
-        if (plan.status)
+        mark(plan);
+        if (plan.status) {
             memcpy(why, plan.reason, sizeof why);
-        else
-            supported = true;
-        for (int i = 0; i < plan.step_count; i++) wanted[static_cast<int>(plan.steps[i].kernel)] = true;
+            return;
+        }
+        supported = true;
+        // Bounds between those that are looked at may have another engine, or the other way to cut rows.
+        Request with[2] = {with_segments(request, caps), with_segments(request, caps)};
+        with[1].cut = false;
+        for (const Request& r : with)
+            for (int i = 0; i < kEngineCount; i++) {
+                if (problem->engine != FLASHQLA_ENGINE_AUTO && problem->engine != kEngines[i].code) continue;
+                if (kEngines[i].refuses(r, caps)) continue;
+                Plan other{};
+                kEngines[i].fill(r, caps, other);
+                mark(other);
+            }
     };
     // Engines and symbols change with the bounds, alignment and state options: powers of two and every option between them meet all kernels.
     constexpr int64_t kMostRows = 1 << 20, kMostTokens = 1 << 27;

@@ -27,6 +27,7 @@ constexpr double kCutStart = 16, kStretchChunk = 2.42, kStretchUnit = 9, kHeadSu
 // What the host reckons with, which cannot see the gates: so many of the heads remember, the others forget in so many chunks.
 constexpr double kRememberingHeads = 0.25;
 constexpr int kForgettingChunks = 13, kWarmPart = 8;  // of the longest row
+constexpr int64_t kLeastCutChunks = 32;               // for which it is reckoned with beside segments
 constexpr double kWorthCut = 0.85;                    // of the time without: the gates may say otherwise
 // solve: a chunk of a key head with the whole card on it, and a share of that for each of its value heads
 constexpr double kSolveStart = 8.3, kSolveChunk = 0.0119, kSolveShare = 0.49;
@@ -95,7 +96,7 @@ double cut_cost(const Request& r, const Caps& caps) {
     const bool forgets = kForgettingChunks <= most_warm_chunks(r);
     const int remembering = forgets ? static_cast<int>(std::ceil(s.units * kRememberingHeads)) : units;
     const auto sum = [&](auto f) { return remembering * f(CutUnit{chunks, kRemembers}) + (units - remembering) * f(CutUnit{chunks, kForgettingChunks}); };
-    float least = costs.uncut;
+    float least = costs.uncut + us_of(chunks, costs.uncut_chunk);
     for (int i = 0; i < kCutTries; i++) least = std::min(least, try_lengths(costs, caps.multiprocessors, chunks, units * chunks, i, sum).us);
     return kCutStart + static_cast<double>(least) + kFusedStates * s.state_time;
 }
@@ -120,9 +121,11 @@ RowCut forward_cut(const Request& r, const Caps& caps, int64_t units, int64_t ch
     double least = 0;
     const int64_t most = refuses_chunked(r, caps) ? 0 : std::min<int64_t>(caps.multiprocessors / (2 * units), chunks);
     for (int64_t n = 2; n <= most; n++)
-        if (const double cost = segments_cost(r, caps, n); !best.segments || cost < least) best = {n, false}, least = cost;
+        if (const double cost = segments_cost(r, caps, n); !best.segments || cost < least) best.segments = n, least = cost;
     const bool may_cut = keys_are_bounded(r) && !r.saved && chunks >= 2 && chunks <= kMostCutChunks && fits_cut(units, caps);
-    if (may_cut && (!best.segments || cut_cost(r, caps) < least)) best = {2, true};
+    if (!may_cut || (best.segments && chunks < kLeastCutChunks)) return best;
+    best.cut_us = cut_cost(r, caps);
+    best.cut = !best.segments || best.cut_us < least;
     return best;
 }
 
@@ -172,7 +175,15 @@ double chunked_cost(const Request& r, const Caps& caps) {
 
 CutCosts cut_costs(const Request& r, const Caps& caps) {
     const auto us = [](double x) { return static_cast<float>(x); };
-    return {us(kHeadSummaryChunk), us(kHeadSummaryUnit), us(kStitchStart), us(kStitchHop), us(kStretchChunk), us(kStretchUnit), us(fused_cost(r, caps))};
+    // The fused kernel by its longest row, which may be shorter than the bounds let it be.
+    Request fused = r;
+    fused.state = {};
+    const auto of_chunks = [&](int64_t n) {
+        fused.bounds.max_tokens = n * kChunk, fused.bounds.tokens = fused.bounds.rows * n * kChunk;
+        return fused_cost(fused, caps);
+    };
+    const double one = of_chunks(1), chunk = of_chunks(2) - one;
+    return {us(kHeadSummaryChunk), us(kHeadSummaryUnit), us(kStitchStart), us(kStitchHop), us(kStretchChunk), us(kStretchUnit), us(one - chunk), us(chunk)};
 }
 
 int most_warm_chunks(const Request& r) { return static_cast<int>(std::min<int64_t>((r.bounds.max_tokens + kChunk - 1) / kChunk / kWarmPart, kMostWarm)); }
@@ -187,13 +198,17 @@ double chunked_backward_cost(const Request& r, const Caps& caps) { return backwa
 
 double context_parallel_backward_cost(const Request& r, const Caps& caps) { return backward_cost(r, caps, r.segments); }
 
-double context_parallel_cost(const Request& r, const Caps& caps) { return r.cut ? cut_cost(r, caps) / kWorthCut : segments_cost(r, caps, r.segments); }
+// A cut that is to stand in for segments must promise no more than they do.
+double context_parallel_cost(const Request& r, const Caps& caps) {
+    const double segments = r.segments ? segments_cost(r, caps, r.segments) : HUGE_VAL;
+    return r.cut ? std::min(r.cut_us / kWorthCut, segments) : segments;
+}
 
 RowCut best_cut(const Request& r, const Caps& caps) {
     const int64_t units = r.bounds.rows * r.problem.form.value_heads, chunks = (r.bounds.max_tokens + kChunk - 1) / kChunk;
     if (units == 0) return {};
     if (r.op == FLASHQLA_OP_FORWARD) return forward_cut(r, caps, units, chunks);
-    return {backward_segments(caps, r.saved ? 1 : 2, units, chunks), false};
+    return {backward_segments(caps, r.saved ? 1 : 2, units, chunks), false, 0};
 }
 
 }  // namespace fqla

@@ -18,8 +18,9 @@ double context_parallel_backward_cost(const Request& request, const Caps& caps);
 
 // How context parallelism would cut each row: what takes the least estimated time. Below two segments it does not apply.
 struct RowCut {
-    int64_t segments;
-    bool cut;  // on the card, by what the gates forget, gates and inverses made where they are used (cut.h); else by the host, with chunk records
+    int64_t segments;  // by the host, with chunk records
+    bool cut;          // instead on the card, by what the gates forget, gates and inverses made where they are used (cut.h)
+    double cut_us;
 };
 CutCosts cut_costs(const Request& request, const Caps& caps);
 // Chunks that a head may take to forget in a cut; those that take more are stitched together.
@@ -29,7 +30,7 @@ RowCut best_cut(const Request& request, const Caps& caps);
 // What the engines want a request to be.
 inline Request with_segments(Request request, const Caps& caps) {
     const RowCut cut = best_cut(request, caps);
-    request.segments = cut.segments, request.cut = cut.cut;
+    request.segments = cut.segments, request.cut = cut.cut, request.cut_us = cut.cut_us;
     return request;
 }
 

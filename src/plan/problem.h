@@ -31,7 +31,8 @@ struct Request {
     bool decode_reaches = false;  // decode.h
     bool saved = false;           // the forward saves for its backward, the backward reads that; only where saved_bytes (plan.h) is not 0
     int64_t segments = 0;         // that context parallelism would cut each row into: make_plan finds them once, for all engines
-    bool cut = false;             // without chunk records: the kernels of cut.h find them, `segments` only says that there are some
+    bool cut = false;             // without chunk records: the kernels of cut.h find them; `segments` is then what it would be with records
+    double cut_us = 0;            // what that is estimated at
     int64_t long_rows = 0;        // only longer rows are the engine's (row_split.h), and so many are reckoned with; 0: all rows are
 
     int64_t engine_rows() const { return long_rows ? long_rows : bounds.rows; }

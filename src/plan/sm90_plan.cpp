@@ -137,7 +137,7 @@ int fused_blocks(const Request& request, const Caps& caps) {
 
 const char* refuses_context_parallel(const Request& request, const Caps& caps) {
     if (const char* why = refuses_call(request, caps)) return why;
-    if (request.segments >= 2) return nullptr;
+    if (request.cut || request.segments >= 2) return nullptr;
     const char* why = keys_are_bounded(request) && !request.saved ? nullptr : refuses_chunked(request, caps);
     return why ? why : "rows and heads fill the card, or rows are of one chunk";
 }
@@ -148,7 +148,8 @@ void plan_chunked(const Request& request, const Caps& caps, Plan& plan) {
     add_forward(request, caps, plan);
 }
 
-static void add_fused(const Request& request, const Caps& caps, bool overlaps, Plan& plan) {
+// Without programmatic launch, behind a cut too: clusters of three that start as other blocks leave are not all on the card at once.
+static void add_fused(const Request& request, const Caps& caps, Plan& plan) {
     const Form& form = request.problem.form;
     const int64_t units = request.bounds.rows * form.value_heads;
     const int blocks = fused_blocks(request, caps);
@@ -159,18 +160,18 @@ static void add_fused(const Request& request, const Caps& caps, bool overlaps, P
         const int64_t clusters = std::min<int64_t>(units, most_trios(caps));
         const KernelId kernel = form.qk_norm == FLASHQLA_NORM_L2 ? by_dtype(form, KernelId::gdn_fused_bf16_trio_l2, KernelId::gdn_fused_f16_trio_l2)
                                                                  : by_dtype(form, KernelId::gdn_fused_bf16_trio, KernelId::gdn_fused_f16_trio);
-        plan.add(sm90_step(kernel, TrioLayout::kBlocks * clusters, TrioLayout::kThreads, TrioLayout::kBytes, overlaps));
+        plan.add(sm90_step(kernel, TrioLayout::kBlocks * clusters, TrioLayout::kThreads, TrioLayout::kBytes, false));
     } else {
         const int64_t clusters = std::min<int64_t>(units, std::max(1, caps.multiprocessors / 2));
         const KernelId kernel = mixed ? by_dtype(form, KernelId::gdn_fused_bf16_v64_mixed, KernelId::gdn_fused_f16_v64_mixed)
                                       : by_dtype(form, KernelId::gdn_fused_bf16_v64, KernelId::gdn_fused_f16_v64);
-        plan.add(sm90_step(kernel, 2 * clusters, PairLayout::kThreads, PairLayout::kBytes, overlaps));
+        plan.add(sm90_step(kernel, 2 * clusters, PairLayout::kThreads, PairLayout::kBytes, false));
     }
 }
 
 void plan_fused(const Request& request, const Caps& caps, Plan& plan) {
     set_segments(request.bounds, 1, plan);
-    add_fused(request, caps, false, plan);
+    add_fused(request, caps, plan);
 }
 
 // So that a fused kernel of two or three blocks a head can take what stays uncut, and the lists have room.
@@ -202,7 +203,7 @@ static void plan_cut(const Request& request, const Caps& caps, Plan& plan) {
     const int64_t few = caps.multiprocessors * StitchLayout::kFewRows / kHeadDim * (kHeadDim / StitchLayout::kFewRows);
     plan.add(sm90_step(KernelId::gdn_stitch, std::max(few, units * (kHeadDim / StitchLayout::kRows)), StitchLayout::kThreads, StitchLayout::kBytes, true));
     plan.add(wide_step(request, caps.multiprocessors, caps, Walk::stretches));
-    add_fused(request, caps, false, plan);  // clusters of three that start as others leave are not all on the card at once
+    add_fused(request, caps, plan);
 }
 
 void plan_context_parallel(const Request& request, const Caps& caps, Plan& plan) {

@@ -38,6 +38,11 @@ void check_all_bounds(GpuCall& c, int32_t op) {
                 CHECK_MESSAGE(captured_call(c, op, longer + shorter, longer * each + shorter, true, true, false) == FLASHQLA_STATUS_OK,
                               std::string(flashqla_last_error()));
             }
+    // Rows whose lengths nobody tells.
+    c.sequences.max_tokens = 0;
+    for (const int32_t rows : {3, 4, 6})
+        for (const int64_t tokens : {1000, 5424, 16384, 32768})
+            CHECK_MESSAGE(captured_call(c, op, rows, tokens, true, true, false) == FLASHQLA_STATUS_OK, std::string(flashqla_last_error()));
 }
 
 }  // namespace
@@ -49,6 +54,7 @@ TEST_CASE("after a warm-up no call is cold") {
             for (const int32_t dim : {64, 128, 256})
                 for (const int32_t layout : {FLASHQLA_STATE_KV, FLASHQLA_STATE_VK}) {
                     GpuCall c;
+                    if (dim == 128) c.problem.flags = FLASHQLA_PROBLEM_KEYS_BOUNDED, c.problem.key_heads = 8, c.problem.value_heads = 16;
                     fake.context++;  // a cold one
                     c.problem.engine = FLASHQLA_ENGINE_AUTO;
                     c.problem.dtype = dtype, c.problem.key_dim = c.problem.value_dim = dim, c.problem.state_layout = layout;

@@ -151,6 +151,26 @@ TEST_CASE("gpu: rows in segments that keep no chunk records") {
     check("five segments, rows that are skipped", 12, {12000, 500}, skipped);
 }
 
+// A third of the heads have gates that grow behind a deep drop: these must not forget, though sums over their chunks say so. As much growth as merges in half
+// precision take.
+TEST_CASE("gpu: heads whose gates grow, cut beside others") {
+    Case c = plain_case("grows");
+    c.key_heads = c.value_heads = 16, c.key_dim = c.value_dim = 128, c.dtype = FLASHQLA_DTYPE_BF16, c.qk_norm = FLASHQLA_NORM_L2;
+    c.lengths = {8192}, c.gates = Gates::none, c.states = States::read;
+    make_valid(c);
+    Sample sample = make_sample(c);
+    for (size_t token = 0; token < 8192; token++) {
+        const size_t in_chunk = token % 64, grows = token / 64 == 20;
+        for (size_t head = 0; head < 16; head++) sample.values.gate[token * 16 + head] = head % 3 || !grows ? -0.1 : in_chunk < 31 ? -40 : 0.25;
+    }
+    Call::Options options;
+    options.engine = FLASHQLA_ENGINE_CONTEXT_PARALLEL;
+    Call call(sample, options);
+    if (call.query().status == FLASHQLA_STATUS_UNSUPPORTED) return;
+    const std::string wrong = run_and_report(call, oracle_forward(sample));
+    CHECK_MESSAGE(wrong.empty(), wrong);
+}
+
 // So few (row, head) pairs that a card has four multiprocessors for each.
 TEST_CASE("gpu: few rows and heads by one kernel") {
     const auto check = [](const char* what, int32_t heads, const Lengths& lengths, const std::function<void(Case&)>& edit) {

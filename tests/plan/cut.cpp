@@ -31,7 +31,7 @@ private:
     std::mt19937 random_;
 };
 
-constexpr fqla::CutCosts kCosts{1.95F, 13, 4, 1, 2.42F, 9, 1000};
+constexpr fqla::CutCosts kCosts{1.95F, 13, 4, 1, 2.42F, 9, 15, 1.2F};
 constexpr float kImpossible = 1e30F;  // what try_lengths gives for lengths that do not fit
 
 struct Units {
