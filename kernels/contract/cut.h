@@ -2,7 +2,7 @@
 //
 // A head that forgets needs nothing of what came long before: a stretch of it starts from zero some chunks early, which warm the state up. What that drops is
 // the state of then, times a decay below the caller's threshold and a transition that does not grow (bounded keys). A head that remembers is cut into pieces;
-// each but the last has a summary, and their states are stitched together: exact.
+// each but the last has a summary, and their states are stitched together: nothing is dropped.
 #pragma once
 #include <stdint.h>
 
