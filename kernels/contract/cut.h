@@ -6,11 +6,7 @@
 #pragma once
 #include <stdint.h>
 
-#ifdef __CUDACC__
-#define FQLA_CUT_HD __host__ __device__ __forceinline__
-#else
-#define FQLA_CUT_HD inline
-#endif
+#include "divisor.h"
 
 namespace fqla {
 
@@ -59,7 +55,7 @@ constexpr int32_t kRemembers = -1;
 
 // Of whole numbers up to 2^20, by floats: an integer division is about thirty instructions, one behind another. The half keeps quotients further from whole
 // numbers than __fdividef may be wrong, two units in the last place.
-FQLA_CUT_HD int cut_floor(int a, int b) {
+FQLA_HD int cut_floor(int a, int b) {
     const float x = static_cast<float>(a) + 0.5f, y = static_cast<float>(b);
 #ifdef __CUDA_ARCH__
     return static_cast<int>(__fdividef(x, y));
@@ -67,9 +63,9 @@ FQLA_CUT_HD int cut_floor(int a, int b) {
     return static_cast<int>(x / y);
 #endif
 }
-FQLA_CUT_HD int cut_ceil(int a, int b) { return cut_floor(a + b - 1, b); }
+FQLA_HD int cut_ceil(int a, int b) { return cut_floor(a + b - 1, b); }
 
-FQLA_CUT_HD float us_of(int n, float each) { return static_cast<float>(n) * each; }
+FQLA_HD float us_of(int n, float each) { return static_cast<float>(n) * each; }
 
 struct CutLengths {
     int piece, pieces;  // chunks of a summary; summaries of a stretch
@@ -89,18 +85,18 @@ struct Cut {
 };
 
 // Stretches that a head takes, those that warm up with them.
-FQLA_CUT_HD int stretches_of(const CutUnit& u, const CutLengths& x) {
+FQLA_HD int stretches_of(const CutUnit& u, const CutLengths& x) {
     if (u.chunks == 0 || (u.chunks <= x.length && u.warm != kRemembers)) return 1;
     if (u.warm == kRemembers) return cut_ceil(u.chunks, x.pieces * x.piece);
     return x.length > u.warm ? 1 + cut_ceil(u.chunks - x.length, x.length - u.warm) : kTooManyStretches;
 }
 
-FQLA_CUT_HD int summaries_of(const CutUnit& u, const CutLengths& x) { return u.warm == kRemembers && u.chunks > x.piece ? cut_ceil(u.chunks, x.piece) - 1 : 0; }
+FQLA_HD int summaries_of(const CutUnit& u, const CutLengths& x) { return u.warm == kRemembers && u.chunks > x.piece ? cut_ceil(u.chunks, x.piece) - 1 : 0; }
 
 // The shortest stretches of `attempt`: so many waves of them, so many summaries each, which take so many passes. sum(f) adds f(unit) over all units; numbers
 // that are too many anyway are cut off, so that two sums fit into a word.
 template <class Sum>
-FQLA_CUT_HD CutLengths try_lengths(const CutCosts& cost, int blocks, int longest, int all_chunks, int attempt, Sum sum) {
+FQLA_HD CutLengths try_lengths(const CutCosts& cost, int blocks, int longest, int all_chunks, int attempt, Sum sum) {
     static_assert(kMostCutUnits * kTooManyStretches < 1 << 16, "half a word");
     const int pieces = attempt % kCutPieces + 1, passes = attempt / kCutPieces % kCutPasses + 1, waves = attempt / (kCutPieces * kCutPasses) + 1;
     const auto of_length = [&](int x) { return CutLengths{cut_floor(x, pieces), pieces, x, 0}; };
@@ -138,7 +134,7 @@ struct CutHead {
 
 // Stretch i of the `count` that stretches_of has. Of a head that forgets the first has `share` chunks, each other one as many with those that warm it up; no
 // more than x.length, so that fewer would not reach the row's end, and each has some of its own.
-FQLA_CUT_HD Stretch stretch_at(int i, int count, const CutUnit& u, const CutLengths& x, const CutHead& of) {
+FQLA_HD Stretch stretch_at(int i, int count, const CutUnit& u, const CutLengths& x, const CutHead& of) {
     const bool remembers = u.warm == kRemembers;
     const int warm = remembers ? 0 : u.warm, share = remembers ? x.pieces * x.piece : cut_ceil(u.chunks + (count - 1) * warm, count);
     const int first = i * (share - warm), left = u.chunks - first;
@@ -147,7 +143,7 @@ FQLA_CUT_HD Stretch stretch_at(int i, int count, const CutUnit& u, const CutLeng
 }
 
 // Summary i of a head that remembers: all pieces but its last have one.
-FQLA_CUT_HD Stretch summary_at(int i, const CutLengths& x, const CutHead& of) {
+FQLA_HD Stretch summary_at(int i, const CutLengths& x, const CutHead& of) {
     return {of.row, of.head, i * x.piece, x.piece, 0, i > 0 ? kFromZero : of.start, of.summaries + i, 0};
 }
 

@@ -163,6 +163,8 @@ static_assert(TrioLayout::kBarriers % 16 == 0 && TrioLayout::kKeyBarriers % 16 =
 // kernels/sm90/segment.cu: a block carries kRows or kFewRows rows of V through the segments of a row.
 struct StitchLayout {
     static constexpr int kThreads = 256, kRows = 8, kFewRows = 4, kStages = 2;
+    // Chains that find room on a card with kFewRows rows a block.
+    static constexpr int few_chains(int multiprocessors) { return multiprocessors * kFewRows / kHeadDim; }
     static constexpr int kMapBytes = kHeadDim * kHeadDim * 4, kStateBytes = kRows * kHeadDim * 4;
     static constexpr int kState = kStages * kMapBytes, kParts = kState + kStateBytes;  // a part of the next state from each warp
     static constexpr int kBarriers = kParts + kThreads / 32 * kStateBytes;

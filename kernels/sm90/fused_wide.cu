@@ -502,7 +502,7 @@ __device__ __forceinline__ void fuse_wide(const Sm90FusedParams& p) {
         if constexpr (kWalk == Walk::cut)
             return Stretches<kSummary>{};
         else
-            return units_in_turn(p.forward, 1, p.forward.segments, kWalk == Walk::rows);
+            return units_in_turn(p.forward, 1, p.forward.segments, kWalk == Walk::rows);  // segments: 1; with the constant ptxas spills
     };
     let_successor_start();
     if (threadIdx.x == 0) {

@@ -102,8 +102,8 @@ bool kernels_of(const Problem* problem, int32_t op, const Caps& caps, bool (&wan
         }
         supported = true;
         // Bounds between those that are looked at may have another engine, or the other way to cut rows.
-        Request with[2] = {with_segments(request, caps), with_segments(request, caps)};
-        with[1].cut = false;
+        Request with[2] = {with_segments(request, caps)};
+        with[1] = with[0], with[1].cut = false;
         for (const Request& r : with)
             for (int i = 0; i < kEngineCount; i++) {
                 if (problem->engine != FLASHQLA_ENGINE_AUTO && problem->engine != kEngines[i].code) continue;

@@ -178,7 +178,7 @@ Sm90CutParams cut_params(const Plan& plan, const Forward& call, const TensorMaps
 
 Sm90StitchParams stitch_params(const Plan& plan, const Memory& memory) {
     return {plan.at<float>(Region::segment_states, memory), plan.at<float>(Region::segment_maps, memory), plan.at<Cut>(Region::cut, memory), plan.sm90.segments,
-            plan.sm90.cut_blocks * StitchLayout::kFewRows / kHeadDim};
+            StitchLayout::few_chains(plan.sm90.cut_blocks)};
 }
 
 // Betas below this (in size) leave nothing to divide by: dv = beta dX and U = beta e are 16-bit. f16 loses digits below 6e-5, bf16 only where f32 does.

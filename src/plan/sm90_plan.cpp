@@ -200,7 +200,7 @@ static void plan_cut(const Request& request, const Caps& caps, Plan& plan) {
     plan.add(sm90_step(KernelId::gdn_cut, kCutBlocks, kCutThreads, kCutBytes, true));
     plan.add(sm90_step(by_dtype(form, KernelId::gdn_fused_summary_bf16, KernelId::gdn_fused_summary_f16), 2 * pairs, WideLayout::kThreads,
                        WideLayout::kSummaryBytes, true));
-    const int64_t few = caps.multiprocessors * StitchLayout::kFewRows / kHeadDim * (kHeadDim / StitchLayout::kFewRows);
+    const int64_t few = StitchLayout::few_chains(caps.multiprocessors) * (kHeadDim / StitchLayout::kFewRows);
     plan.add(sm90_step(KernelId::gdn_stitch, std::max(few, units * (kHeadDim / StitchLayout::kRows)), StitchLayout::kThreads, StitchLayout::kBytes, true));
     plan.add(wide_step(request, caps.multiprocessors, caps, Walk::stretches));
     add_fused(request, caps, plan);
