@@ -265,24 +265,16 @@ __device__ __forceinline__ void state_chain(const Sm90ChainParams& params, const
     if (kSummary) store_matrix(S, matrix_of(w.transition ? params.segment_maps : params.segment_states, p, w, w.segment), me.state);
 }
 
-// A row's matrix of a [rows, heads, K, V] (or V, K) tensor of the caller.
-__device__ __forceinline__ int64_t element_of(const Sm90ForwardParams& p, const View& x, const Chain& w, int v, int k) {
-    const int64_t base = w.row * x.row + w.head * x.head;
-    return base + (p.state_layout == FLASHQLA_STATE_VK ? v * kHeadDim + k : k * kHeadDim + v);
-}
+// Where a row's matrix of a [rows, heads, K, V] (or V, K) tensor of the caller begins.
+__device__ __forceinline__ int64_t matrix_begin(const View& x, const Chain& w) { return w.row * x.row + w.head * x.head; }
 
-__device__ __forceinline__ void store_initial_gradient(const Sm90ChainParams& params, const Chain& w, const Lane& me, const float (&D)[64], bool zero) {
+__device__ __forceinline__ void store_initial_gradient(const Sm90ChainParams& params, const Chain& w, const Lane& me, float (&D)[64], bool zero) {
     const View& to = params.d_initial;
     if (!to.data) return;
+    if (zero)
 #pragma unroll
-    for (int i = 0; i < 64; ++i) {
-        const int64_t at = element_of(params.forward, to, w, me.state.v0 + 8 * ((i >> 1) & 1), me.state.k0 + 8 * (i >> 2) + (i & 1));
-        const float x = zero ? 0.f : D[i];
-        if (to.dtype == FLASHQLA_DTYPE_F32)
-            static_cast<float*>(to.data)[at] = x;
-        else
-            static_cast<__nv_bfloat16*>(to.data)[at] = __float2bfloat16_rn(x);
-    }
+        for (int i = 0; i < 64; ++i) D[i] = 0.f;
+    store_matrix_of_caller(D, to.data, matrix_begin(to, w), to.dtype, params.forward.state_layout, me.state);
 }
 
 // <S, D> of a row's first chunk, by warps, of f32 values. S is the caller's and may be large beside all that the row adds to it: then this sum is most of
@@ -353,9 +345,8 @@ __device__ __forceinline__ void gradient_chain(const Sm90ChainParams& params, co
     if (!kSummary && w.segment < w.segments - 1) {
         load_matrix(D, matrix_of(params.segment_gradients, p, w, w.segment + 1), me.state);
     } else if (w.segment == w.segments - 1 && params.d_final.data) {
-#pragma unroll
-        for (int i = 0; i < 64; ++i)
-            D[i] = load_scalar(params.d_final, element_of(p, params.d_final, w, me.state.v0 + 8 * ((i >> 1) & 1), me.state.k0 + 8 * (i >> 2) + (i & 1)));
+        const View& from = params.d_final;
+        load_matrix_of_caller(D, from.data, matrix_begin(from, w), from.dtype, p.state_layout, me.state);
     }
     pack_matrix<T>(Db, D);
 #pragma unroll 1
@@ -472,7 +463,7 @@ __device__ __forceinline__ void gradient_chain(const Sm90ChainParams& params, co
 __device__ __forceinline__ void clear_chain(const Sm90ChainParams& params, const Chain& w) {
     const Sm90ForwardParams& p = params.forward;
     if (threadIdx.x < 128 && w.segment == 0) {
-        const float none[64] = {};
+        float none[64] = {};
         store_initial_gradient(params, w, lane_of(w), none, true);
     }
     const int64_t begin = static_cast<int64_t>(w.first) * kChunk, end = begin + static_cast<int64_t>(w.chunks) * kChunk,

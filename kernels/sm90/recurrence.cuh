@@ -117,30 +117,61 @@ __device__ __forceinline__ void walk_state(StateAt at, Move move) {
     for (int i = 0; i < 64; ++i) move(i, first, 8 * ((i >> 1) & 1) * dv + (8 * (i >> 2) + (i & 1)) * dk);
 }
 
-__device__ __forceinline__ void load_state(float (&S)[64], const Sm90ForwardParams& p, int64_t slot, int head, StateAt at) {
-    const int64_t base = slot * p.state.read.slot_stride + static_cast<int64_t>(head) * (kHeadDim * kHeadDim);
-    const float* f32 = static_cast<const float*>(p.state.read.data) + base;
-    const uint16_t* bf16 = static_cast<const uint16_t*>(p.state.read.data) + base;
-    auto from_f32 = [&](int i, int first, int step) { S[i] = f32[first + step]; };
-    auto from_bf16 = [&](int i, int first, int step) { S[i] = __uint_as_float(static_cast<uint32_t>(bf16[first + step]) << 16); };
-    const bool vk = p.state_layout == FLASHQLA_STATE_VK;
-    if (p.state_dtype == FLASHQLA_DTYPE_F32)
-        vk ? walk_state<true>(at, from_f32) : walk_state<false>(at, from_f32);
-    else
-        vk ? walk_state<true>(at, from_bf16) : walk_state<false>(at, from_bf16);
+// A head's state in memory of the caller, f32 or bf16. Type, layout and alignment are asked for once, not for each element: a branch at each of 64 loads makes
+// them wait for each other. Of VK states, whose columns lie side by side, pairs move together where the caller's alignment lets them.
+__device__ __forceinline__ bool moves_pairs(const void* at, int layout, int element) {
+    return layout == FLASHQLA_STATE_VK && reinterpret_cast<uintptr_t>(at) % (2 * element) == 0;
+}
+__device__ __forceinline__ void load_matrix_of_caller(float (&S)[64], const void* data, int64_t base, int dtype, int layout, StateAt at) {
+    const float* f32 = static_cast<const float*>(data) + base;
+    const uint16_t* bf16 = static_cast<const uint16_t*>(data) + base;
+    const auto from_f32 = [&](int i, int first, int step) { S[i] = f32[first + step]; };
+    const auto from_bf16 = [&](int i, int first, int step) { S[i] = __uint_as_float(static_cast<uint32_t>(bf16[first + step]) << 16); };
+    const auto pairs_from_f32 = [&](int i, int first, int step) {
+        if (i & 1) return;
+        const float2 x = *reinterpret_cast<const float2*>(f32 + first + step);
+        S[i] = x.x, S[i + 1] = x.y;
+    };
+    const auto pairs_from_bf16 = [&](int i, int first, int step) {
+        if (i & 1) return;
+        const float2 x = unpack(Bf16{}, *reinterpret_cast<const uint32_t*>(bf16 + first + step));
+        S[i] = x.x, S[i + 1] = x.y;
+    };
+    if (dtype == FLASHQLA_DTYPE_F32) {
+        if (moves_pairs(f32, layout, 4)) return walk_state<true>(at, pairs_from_f32);
+        layout == FLASHQLA_STATE_VK ? walk_state<true>(at, from_f32) : walk_state<false>(at, from_f32);
+    } else {
+        if (moves_pairs(bf16, layout, 2)) return walk_state<true>(at, pairs_from_bf16);
+        layout == FLASHQLA_STATE_VK ? walk_state<true>(at, from_bf16) : walk_state<false>(at, from_bf16);
+    }
+}
+__device__ __forceinline__ void store_matrix_of_caller(const float (&S)[64], void* data, int64_t base, int dtype, int layout, StateAt at) {
+    float* f32 = static_cast<float*>(data) + base;
+    __nv_bfloat16* bf16 = static_cast<__nv_bfloat16*>(data) + base;
+    const auto to_f32 = [&](int i, int first, int step) { f32[first + step] = S[i]; };
+    const auto to_bf16 = [&](int i, int first, int step) { bf16[first + step] = __float2bfloat16_rn(S[i]); };
+    const auto pairs_to_f32 = [&](int i, int first, int step) {
+        if (!(i & 1)) *reinterpret_cast<float2*>(f32 + first + step) = {S[i], S[i + 1]};
+    };
+    const auto pairs_to_bf16 = [&](int i, int first, int step) {
+        if (!(i & 1)) *reinterpret_cast<uint32_t*>(bf16 + first + step) = pack(Bf16{}, S[i], S[i + 1]);
+    };
+    if (dtype == FLASHQLA_DTYPE_F32) {
+        if (moves_pairs(f32, layout, 4)) return walk_state<true>(at, pairs_to_f32);
+        layout == FLASHQLA_STATE_VK ? walk_state<true>(at, to_f32) : walk_state<false>(at, to_f32);
+    } else {
+        if (moves_pairs(bf16, layout, 2)) return walk_state<true>(at, pairs_to_bf16);
+        layout == FLASHQLA_STATE_VK ? walk_state<true>(at, to_bf16) : walk_state<false>(at, to_bf16);
+    }
 }
 
+__device__ __forceinline__ void load_state(float (&S)[64], const Sm90ForwardParams& p, int64_t slot, int head, StateAt at) {
+    const int64_t base = slot * p.state.read.slot_stride + static_cast<int64_t>(head) * (kHeadDim * kHeadDim);
+    load_matrix_of_caller(S, p.state.read.data, base, p.state_dtype, p.state_layout, at);
+}
 __device__ __forceinline__ void store_state(const float (&S)[64], const Sm90ForwardParams& p, int64_t slot, int head, StateAt at) {
     const int64_t base = slot * p.state.write.slot_stride + static_cast<int64_t>(head) * (kHeadDim * kHeadDim);
-    float* f32 = static_cast<float*>(p.state.write.data) + base;
-    __nv_bfloat16* bf16 = static_cast<__nv_bfloat16*>(p.state.write.data) + base;
-    auto to_f32 = [&](int i, int first, int step) { f32[first + step] = S[i]; };
-    auto to_bf16 = [&](int i, int first, int step) { bf16[first + step] = __float2bfloat16_rn(S[i]); };
-    const bool vk = p.state_layout == FLASHQLA_STATE_VK;
-    if (p.state_dtype == FLASHQLA_DTYPE_F32)
-        vk ? walk_state<true>(at, to_f32) : walk_state<false>(at, to_f32);
-    else
-        vk ? walk_state<true>(at, to_bf16) : walk_state<false>(at, to_bf16);
+    store_matrix_of_caller(S, p.state.write.data, base, p.state_dtype, p.state_layout, at);
 }
 
 // The same to and from a matrix of the workspace, [V, K] in f32.
