@@ -20,9 +20,9 @@ constexpr int kMostSummaries = 256, kMostStretches = 510;  // of all heads
 constexpr int kTooManyStretches = kMostStretches + 1;
 
 constexpr int kMostWarm = 128;  // chunks
-// Shared memory of a block of gdn_cut: units, numbers of what is before each, and for each warp 512 sums with a word behind each 16, and as much in front as
-// the longest window may reach.
-constexpr int kCutFront = kMostWarm + kMostWarm / 16, kCutPrefix = kCutFront + 512 + 32, kCutBytes = kMostCutUnits * 12 + kCutThreads / 32 * kCutPrefix * 4;
+// Shared memory of a block of gdn_cut: units, numbers of what is before each, rows, and for each warp 512 sums with a word behind each 16, and as much in front
+// as the longest window may reach.
+constexpr int kCutFront = kMostWarm + kMostWarm / 16, kCutPrefix = kCutFront + 512 + 32, kCutBytes = kMostCutUnits * 16 + kCutThreads / 32 * kCutPrefix * 4;
 
 // What a block of fused_wide.cu works through.
 struct Stretch {
@@ -49,7 +49,7 @@ struct CutCosts {
 
 // A row's head to be cut: its chunks, and how many of them warm up; kRemembers: none do.
 struct CutUnit {
-    int32_t chunks, warm;  // chunks: -1 where the row is not this launch's; only sums over units and Counts expect that
+    int32_t chunks, warm;
 };
 constexpr int32_t kRemembers = -1;
 

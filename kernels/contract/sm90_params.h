@@ -59,8 +59,8 @@ struct Sm90FusedParams {
     SolveForms forms;
 };
 
-// gdn_cut_gates: one block of 128 threads per chunk slot, then two per (row, value head) where there are states to read. gdn_cut: one cluster of eight blocks
-// of 512.
+// gdn_cut_gates: one block of 128 threads per chunk slot, then two per unit where there are states to read. gdn_cut: one cluster of eight blocks of 512. Units
+// are (row, value head) pairs of the rows that are served, in order, heads fastest.
 struct Sm90CutParams {
     Sm90ForwardParams forward;  // segment_states: copies of the states that rows start from, then where summaries end
     SolveForms forms;
@@ -71,7 +71,7 @@ struct Sm90CutParams {
     int32_t blocks;     // of a wave
     int32_t most_warm;  // chunks
     float forgotten;    // log2 of the decay from which on a state is
-    int32_t reserved;
+    int32_t units;      // that there is room for: where lengths make more, nothing is cut
 };
 
 // gdn_stitch: one block of 256 threads per (chain, StitchLayout::kRows rows of V); without a cut only with three segments and more.

@@ -46,7 +46,10 @@ __device__ __forceinline__ void sum_chunk(const Sm90CutParams& p, int64_t slot) 
 }
 
 __device__ __forceinline__ void copy_start(const Sm90CutParams& p, int unit, int part) {
-    const int row = unit / p.forward.value_heads, head = unit - row * p.forward.value_heads;
+    const Rows& rows = p.forward.rows;
+    const int number = unit / p.forward.value_heads, head = unit - number * p.forward.value_heads,
+              row = serves_all(rows) ? number : served_row(rows, 0, number);
+    if (row >= rows.count) return;
     const int64_t slot = row_slots(p.forward.state, row).read;
     const Thread me = thread_of_warpgroup();
     const StateAt at{64 * part + me.row, me.pair};
@@ -120,6 +123,29 @@ __device__ __forceinline__ int forgetting_chunks(const float* sums, int chunks, 
     return warm;
 }
 
+// The rows that this launch serves, in order, as many of them as can have units; how many there are, up to one more. By a block.
+__device__ __forceinline__ int list_served(const Rows& rows, int* list) {
+    __shared__ int found[kWarps];
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    int all = 0;
+#pragma unroll 1
+    for (int first = 0; first < rows.count && all <= kMostCutUnits; first += kCutThreads) {
+        const int row = first + static_cast<int>(threadIdx.x);
+        const bool own = row < rows.count && serves(rows, row_tokens(rows, row).length);
+        const uint32_t of_warp = __ballot_sync(~0u, own);
+        if (lane == 0) found[warp] = __popc(of_warp);
+        __syncthreads();
+        int place = all + __popc(of_warp & ((1u << lane) - 1));
+        for (int i = 0; i < kWarps; ++i) {
+            if (i < warp) place += found[i];
+            all += found[i];
+        }
+        if (own && place < kMostCutUnits) list[place] = row;
+        __syncthreads();
+    }
+    return min(all, kMostCutUnits + 1);
+}
+
 // f(unit) over all units, by a warp.
 struct SumUnits {
     const CutUnit* units;
@@ -127,7 +153,7 @@ struct SumUnits {
     template <class F>
     __device__ __forceinline__ int operator()(F f) const {
         int sum = 0;
-        for (int i = threadIdx.x % 32; i < count; i += 32) sum += units[i].chunks < 0 ? 0 : f(units[i]);
+        for (int i = threadIdx.x % 32; i < count; i += 32) sum += f(units[i]);
         return __reduce_add_sync(~0u, sum);
     }
 };
@@ -136,7 +162,6 @@ struct SumUnits {
 struct Counts {
     uint32_t word;
     static __device__ __forceinline__ Counts of(const CutUnit& u, const CutLengths& x) {
-        if (u.chunks < 0) return {0};
         const uint32_t summaries = summaries_of(u, x), stretches = stretches_of(u, x);
         return {summaries | stretches << 11 | (summaries > 0 ? 1u << 22 : 0)};
     }
@@ -150,23 +175,30 @@ __device__ __forceinline__ void cut_rows(const Sm90CutParams& p) {
     FQLA_DYNAMIC_SHARED(memory);
     CutUnit* const units = reinterpret_cast<CutUnit*>(memory);
     Counts* const before = reinterpret_cast<Counts*>(units + kMostCutUnits);
-    float* const prefix = reinterpret_cast<float*>(before + kMostCutUnits);
+    int* const served = reinterpret_cast<int*>(before + kMostCutUnits);
+    float* const prefix = reinterpret_cast<float*>(served + kMostCutUnits);
     Cut& cut = *p.result;
     const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0), lane = threadIdx.x % 32, own = warp * kCutBlocks + static_cast<int>(blockIdx.x);
-    const int heads = p.forward.value_heads, count = p.forward.rows.count * heads;
+    const Rows& rows = p.forward.rows;
+    const bool all_served = serves_all(rows);
+    const int heads = p.forward.value_heads, count = (all_served ? rows.count : list_served(rows, served)) * heads;
+    if (count > p.units) {
+        if (own == 0 && lane == 0) cut.summaries = cut.stretches = cut.chains = 0, cut.uncut = 1;
+        return;
+    }
     const auto place = [&](int unit, int& head) {
-        const int row = unit / heads;
-        head = unit - row * heads;
-        return row;
+        const int number = unit / heads;
+        head = unit - number * heads;
+        return all_served ? number : served[number];
     };
     if (own < count) {
         int head;
         const int row = place(own, head);
-        const RowTokens tokens = row_tokens(p.forward.rows, row);
+        const RowTokens tokens = row_tokens(rows, row);
         const int chunks = static_cast<int>(chunks_of(tokens.length));
-        const int warm = forgetting_chunks(p.gate_sums + head * p.slots + first_slot(p.forward.rows, row, tokens), chunks, p.most_warm, p.forgotten,
+        const int warm = forgetting_chunks(p.gate_sums + head * p.slots + first_slot(rows, row, tokens), chunks, p.most_warm, p.forgotten,
                                            prefix + warp * kCutPrefix + kCutFront);
-        if (lane == 0) cut.unit[own] = {serves(p.forward.rows, tokens.length) ? chunks : -1, warm};
+        if (lane == 0) cut.unit[own] = {chunks, warm};
     }
     __syncwarp();
     sync_cluster();
@@ -209,7 +241,7 @@ __device__ __forceinline__ void cut_rows(const Sm90CutParams& p) {
         if (own == 0 && lane == 0) cut.summaries = c.summaries(), cut.stretches = c.stretches(), cut.chains = c.chains(), cut.uncut = uncut;
     }
     __syncthreads();
-    if (uncut || own >= count || units[own].chunks < 0) return;
+    if (uncut || own >= count) return;
     const CutUnit unit = units[own];
     CutHead head{0, 0, p.forward.state.read.data ? own : kFromZero, count + before[own].summaries()};
     head.row = place(own, head.head);

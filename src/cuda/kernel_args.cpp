@@ -173,6 +173,7 @@ Sm90CutParams cut_params(const Plan& plan, const Forward& call, const TensorMaps
     p.blocks = plan.sm90.cut_blocks;
     p.most_warm = plan.sm90.most_warm;
     p.forgotten = forgotten(plan.sm90.approximate);
+    p.units = plan.sm90.cut_units;
     return p;
 }
 

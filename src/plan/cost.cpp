@@ -119,7 +119,7 @@ double backward_cost(const Request& r, const Caps& caps, int64_t segments) {
 RowCut forward_cut(const Request& r, const Caps& caps, int64_t units, int64_t chunks) {
     RowCut best{};
     double least = 0;
-    const int64_t most = refuses_chunked(r, caps) ? 0 : std::min<int64_t>(caps.multiprocessors / (2 * units), chunks);
+    const int64_t most = r.long_rows || refuses_chunked(r, caps) ? 0 : std::min<int64_t>(caps.multiprocessors / (2 * units), chunks);
     for (int64_t n = 2; n <= most; n++)
         if (const double cost = segments_cost(r, caps, n); !best.segments || cost < least) best.segments = n, least = cost;
     const bool may_cut = keys_are_bounded(r) && !r.saved && chunks >= 2 && chunks <= kMostCutChunks && fits_cut(units, caps);
@@ -205,7 +205,7 @@ double context_parallel_cost(const Request& r, const Caps& caps) {
 }
 
 RowCut best_cut(const Request& r, const Caps& caps) {
-    const int64_t units = r.bounds.rows * r.problem.form.value_heads, chunks = (r.bounds.max_tokens + kChunk - 1) / kChunk;
+    const int64_t units = r.engine_rows() * r.problem.form.value_heads, chunks = (r.bounds.max_tokens + kChunk - 1) / kChunk;
     if (units == 0) return {};
     if (r.op == FLASHQLA_OP_FORWARD) return forward_cut(r, caps, units, chunks);
     return {backward_segments(caps, r.saved ? 1 : 2, units, chunks), false, 0};

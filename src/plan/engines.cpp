@@ -39,7 +39,7 @@ const Engine kEngines[] = {
     {FLASHQLA_ENGINE_FUSED, "fused", refuses_fused, fused_cost, plan_fused, no_workspace, true},
     {FLASHQLA_ENGINE_CHUNKED, "chunked", refuses_chunked, chunked_cost, plan_chunked, most_chunked_workspace, true},
     {FLASHQLA_ENGINE_CONTEXT_PARALLEL, "context parallel", refuses_context_parallel, context_parallel_cost, plan_context_parallel,
-     most_context_parallel_workspace, false},
+     most_context_parallel_workspace, true},
     {FLASHQLA_ENGINE_CHUNKED, "chunked backward", refuses_chunked_backward, chunked_backward_cost, plan_chunked_backward, most_hopper_backward_workspace,
      false},
     {FLASHQLA_ENGINE_CONTEXT_PARALLEL, "context parallel backward", refuses_context_parallel_backward, context_parallel_backward_cost,

@@ -47,7 +47,7 @@ Plan refusal(int32_t engine, const char* why) {
 
 // The recurrent kernel for rows of few tokens, then an engine for the others; no engine where none is estimated at less than `most` microseconds.
 Plan split_plan(const Request& request, const Caps& caps, double most) {
-    const Request others = long_part(request), shorts = short_part(request);
+    const Request others = with_segments(long_part(request), caps), shorts = short_part(request);
     const double of_shorts = recurrent_cost(shorts, caps);
     Plan plan{};
     const Engine* best = nullptr;

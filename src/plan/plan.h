@@ -30,7 +30,7 @@ struct Sm90Choice {
     int32_t heads_per_block;           // of the solve
     // Of a cut (cut.h).
     CutCosts cut_costs;
-    int32_t cut_blocks, most_warm;
+    int32_t cut_units, cut_blocks, most_warm;
     bool approximate;  // APPROXIMATE_WARMUP
 };
 

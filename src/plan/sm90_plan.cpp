@@ -138,6 +138,7 @@ int fused_blocks(const Request& request, const Caps& caps) {
 const char* refuses_context_parallel(const Request& request, const Caps& caps) {
     if (const char* why = refuses_call(request, caps)) return why;
     if (request.cut || request.segments >= 2) return nullptr;
+    if (request.long_rows) return "beside rows of few tokens only a cut serves";
     const char* why = keys_are_bounded(request) && !request.saved ? nullptr : refuses_chunked(request, caps);
     return why ? why : "rows and heads fill the card, or rows are of one chunk";
 }
@@ -186,9 +187,10 @@ static int64_t cut_matrices(int64_t units, const Caps& caps) { return units + kC
 // All steps are launched, whatever the gates will say: those that find nothing to do end at once.
 static void plan_cut(const Request& request, const Caps& caps, Plan& plan) {
     const Form& form = request.problem.form;
-    const int64_t units = request.bounds.rows * form.value_heads, slots = slots_of(request.bounds), pairs = std::max(1, caps.multiprocessors / 2);
+    const int64_t units = request.engine_rows() * form.value_heads, slots = slots_of(request.bounds), pairs = std::max(1, caps.multiprocessors / 2);
     set_segments(request.bounds, 1, plan);
     plan.sm90.cut_costs = cut_costs(request, caps);
+    plan.sm90.cut_units = static_cast<int32_t>(units);
     plan.sm90.cut_blocks = caps.multiprocessors;
     plan.sm90.most_warm = most_warm_chunks(request);
     plan.sm90.approximate = (request.problem.flags & FLASHQLA_PROBLEM_APPROXIMATE_WARMUP) != 0;

@@ -156,6 +156,22 @@ TEST_CASE("prefill rows beside decode: more of either than the bounds let expect
     }
 }
 
+// A long row by itself would be cut: so it is beside rows of few tokens. Where lengths make more of such rows than there is room for, none is.
+TEST_CASE("prefill beside decode: rows that are cut") {
+    Case c = qwen_case("mixed cut", FLASHQLA_DTYPE_BF16);
+    c.qk_norm = FLASHQLA_NORM_L2;
+    c.key_heads = 2, c.value_heads = 4;
+    c.states = States::special_slots;
+    c.extra = Extra::checkpoints;
+    c.checkpoint_interval = 1600;
+    for (const int64_t few : {1, 17}) {
+        c.lengths = mixed_lengths(1, 5000, 40, few);
+        c.offsets = few == 1 ? Offsets::gaps : Offsets::i64;
+        c.seed++;
+        check_mixed(c, "gdn_cut");
+    }
+}
+
 // 33 clusters of three blocks take more (row, head) pairs than they are, of one to nineteen chunks, one after another.
 TEST_CASE("prefill rows beside decode: more of them than clusters") {
     for (const int32_t dtype : {FLASHQLA_DTYPE_BF16, FLASHQLA_DTYPE_F16}) {
