@@ -10,18 +10,24 @@ constexpr int kCarryParts = 8;  // of <S, D>: a sum of each warp of both halves 
 // gdn_chains_<dtype>: clusters of two blocks (the halves of V) per (chain, row, value head, segment); first all reverse chains, then the forward ones, which
 // are not launched where a forward has saved S and U. gdn_chain_summary_<dtype>: the same without the first segment of the reverse chains and the last one of
 // the forward ones, and transitions between them.
+// In windows both work on what rows have in this one, gdn_chains on `grid_rows` rows from the first of them on; gdn_chain_summary, one cluster a value head,
+// finds S at the window's end for the row that goes on behind it.
 struct Sm90ChainParams {
-    Sm90ForwardParams forward;  // q, k, v, records, read states, segments, states, updates; o and out are dv
+    Sm90ForwardParams
+        forward;  // q, k, v, records, read states, segments, states, updates; o and out are dv, which has no data where the caller does not want it
     TensorMap d_out;
     View d_final, d_initial;
     void* gradients;   // [slots, HV] matrices: D = dL/dS at a chunk's end
     void* small_rows;  // [slots, HV, 64, V] 16-bit: dX of tokens whose |beta| is below small_beta, nothing elsewhere
-    // f32 [row, head, segment, V, K]: S at the end of each segment but the last, D at the start of each but the first.
+    void* dv_tiles;    // [slots, HV] token tiles, where dv has no data
+    // f32 [row, head, segment, V, K] or [window, head, V, K]: S at the end of each but the last, D at the start of each but the first.
     float *segment_states, *segment_gradients;
     float* segment_maps;   // f32 [row, head, segment, K, K]: transitions, [from][to]; those of the first and the last segment are not used
     float* first_carries;  // f32 [rows, HV, kCarryParts]: <S, D> of a row's first chunk, where it reads a state; null: not made
+    SlotWindow window;
+    int32_t windows, number;  // of the call: 1, or how many; this one's number
+    int32_t grid_rows;
     float small_beta;
-    int32_t reserved[3];
 };
 
 // gdn_chain_stitch: one block of 128 threads per (chain, row, value head, 8 rows of V), reverse chains first; with three segments and more.
@@ -36,9 +42,10 @@ struct Sm90GradientParams {
     TensorMap q, k, d_out, dv;
     Backward call;
     const void *states, *gradients, *updates, *small_rows;
+    const void* dv_tiles;  // null: dv is the caller's
     const float* first_carries;
-    float* partial_sums;  // [slots, HV, 2]: da and dg g, summed over a chunk; null where not wanted
-    int64_t slots;
+    float* partial_sums;  // [all slots, HV, 2]: da and dg g, summed over a chunk; null where not wanted
+    SlotWindow window;
     float small_beta;
     float up, down;  // F and B, and with them dQ and dK, are made `up` times too large: see kernel_args.cpp
     float scale_up;

@@ -17,15 +17,21 @@ struct SolveForms {
     float beta_scale, scale, eps;
 };
 
+// The chunk slots that a launch works on: all, or a window of them where a call goes window after window.
+struct SlotWindow {
+    int64_t first, end;
+};
+
 // gdn_solve_<dtype>: one block of 128 threads per (chunk slot, key head, `heads_per_block` of its value heads).
 struct Sm90SolveParams {
     TensorMap q, k;
     Rows rows;
     SolveForms forms;
-    void* records;  // ChunkRecord [slots, value heads]
+    void* records;  // ChunkRecord [slots of the window, value heads]
     int32_t key_heads, value_heads;
     int32_t heads_per_block;  // divides value_heads / key_heads; at most SolveLayout::kMaxHeads
     int32_t head_map;
+    SlotWindow window;
 };
 
 // gdn_forward_<dtype>_v<64|128>, gdn_forward_<dtype>_saving (64 rows of V), gdn_summary_<dtype>: one block per (row, segment, value head, part);

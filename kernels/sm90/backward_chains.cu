@@ -25,29 +25,51 @@ using L = ChainLayout;
 using Stages = Ring<L::kStages>;
 using Stagings = Ring<L::kStagings>;
 
-// What a block works on: a segment of a row, one head, 64 rows of V (or, for a transition, 64 of the K that a state of this segment may start from).
+// What a block works on: a row or a part of it (a segment, or what it has in a window of slots), one head, 64 rows of V (or, for a transition, 64 of the K that
+// a state of this segment may start from).
 struct Chain {
     int64_t row;
     RowTokens tokens;
-    int head, part, segment, segments;
+    int head, part;
     int first, chunks;  // within the row
+    bool begins, ends;  // where the row does
     bool skip;          // its state is PAD: gradients are zero
     bool transition;
+    int matrix;  // its own of the parts' matrices
 };
-__device__ __forceinline__ Chain find_chain(const Sm90ForwardParams& p, int unit, int segment, bool transition) {
+__device__ __forceinline__ Chain chain_of(const Sm90ForwardParams& p, int64_t row, int head) {
     Chain w{};
-    w.row = unit / p.value_heads;
-    w.head = unit - static_cast<int>(w.row) * p.value_heads;
-    w.part = blockIdx.x % 2;
-    w.segment = segment, w.segments = p.segments, w.transition = transition;
-    w.skip = row_slots(p.state, w.row).skip;
-    w.tokens = row_tokens(p.rows, w.row);
-    const int all = static_cast<int>(chunks_of(w.tokens.length));
-    w.first = p.segments > 1 ? min(segment * p.segment_chunks, all) : 0;
-    const int end = p.segments > 1 ? min((segment + 1) * p.segment_chunks, all) : all;
-    w.chunks = __shfl_sync(~0u, end - w.first, 0);  // a trip count that ptxas sees to be uniform
+    w.row = row, w.head = head, w.part = blockIdx.x % 2;
+    w.skip = row_slots(p.state, row).skip;
+    w.tokens = row_tokens(p.rows, row);
     return w;
 }
+__device__ __forceinline__ void set_chunks(Chain& w, int first, int end) {
+    w.first = first;
+    w.chunks = __shfl_sync(~0u, end - first, 0);  // a trip count that ptxas sees to be uniform
+}
+__device__ __forceinline__ Chain find_chain(const Sm90ForwardParams& p, int unit, int segment, bool transition) {
+    const int row = unit / p.value_heads;
+    Chain w = chain_of(p, row, unit - row * p.value_heads);
+    w.begins = segment == 0, w.ends = segment == p.segments - 1, w.transition = transition;
+    w.matrix = unit * p.segments + segment;
+    const int all = static_cast<int>(chunks_of(w.tokens.length));
+    set_chunks(w, p.segments > 1 ? min(segment * p.segment_chunks, all) : 0, p.segments > 1 ? min((segment + 1) * p.segment_chunks, all) : all);
+    return w;
+}
+
+// In a window: whether a row has anything there, an empty row where its slot is. One that crosses the window's end goes on behind it.
+__device__ __forceinline__ bool find_in_window(const Sm90ChainParams& params, int64_t row, int head, bool crosses, Chain& w) {
+    const Sm90ForwardParams& p = params.forward;
+    if (row >= p.rows.count) return false;
+    w = chain_of(p, row, head);
+    const int64_t slot = first_slot(p.rows, row, w.tokens), chunks = chunks_of(w.tokens.length), last = slot + (chunks > 0 ? chunks - 1 : 0);
+    w.begins = slot >= params.window.first, w.ends = last < params.window.end;
+    w.matrix = params.number * p.value_heads + head;
+    set_chunks(w, static_cast<int>(clamp_to(params.window.first - slot, 0, chunks)), static_cast<int>(clamp_to(params.window.end - slot, 0, chunks)));
+    return slot < params.window.end && last >= params.window.first && !(crosses && w.ends);
+}
+__device__ __forceinline__ int64_t row_at(const Rows& rows, int64_t slot) { return rows.offsets ? row_at_slot(rows, slot) : slot / chunks_of(rows.max_tokens); }
 
 // Chunk of the row at step `i` of a chain.
 template <bool Reverse>
@@ -59,9 +81,10 @@ __device__ __forceinline__ int64_t slot_and_head(const Sm90ForwardParams& p, con
     return (first_slot(p.rows, w.row, w.tokens) + chunk) * p.value_heads + w.head;
 }
 
-// Of a segment, f32 [V, K] (or [from, to]).
-__device__ __forceinline__ float* matrix_of(float* base, const Sm90ForwardParams& p, const Chain& w, int segment) {
-    return base + ((w.row * p.value_heads + w.head) * w.segments + segment) * (kHeadDim * kHeadDim);
+// Of a part, this one or its neighbour before (-1) or behind (1): f32 [V, K] (or [from, to]).
+__device__ __forceinline__ float* matrix_of(float* base, const Sm90ChainParams& params, const Chain& w, int neighbour = 0) {
+    const int stride = params.windows > 1 ? params.forward.value_heads : 1;
+    return base + static_cast<int64_t>(w.matrix + neighbour * stride) * (kHeadDim * kHeadDim);
 }
 
 // Load role. The two blocks of a head share all but v (d_out): each brings one half of k and q, the first strict(A) and the factors, the second the
@@ -125,13 +148,14 @@ __device__ __forceinline__ void store_chain(const Sm90ChainParams& params, const
         if (lane == 0) {
             char* matrix = static_cast<char*>(Reverse ? params.gradients : p.states) + place * BackwardTiles::kMatrixBytes;
             store_bytes(matrix + w.part * 2 * kTileBytes, from, 2 * kTileBytes);
-            if (!Reverse)
-                store_bytes(static_cast<char*>(p.updates) + place * BackwardTiles::kTokensBytes + w.part * kTileBytes, tile, kTileBytes);
+            char* tiles = static_cast<char*>(Reverse ? params.dv_tiles : p.updates);
+            if (tiles)
+                store_bytes(tiles + place * BackwardTiles::kTokensBytes + w.part * kTileBytes, tile, kTileBytes);
             else if (left >= kChunk)
                 store_box(p.o, tile, 64 * w.part, w.head, static_cast<int>(token + w.tokens.begin), n);
             commit_stores();
         }
-        if (Reverse && left < kChunk) {
+        if (Reverse && left < kChunk && !params.dv_tiles) {
             uint16_t* to = static_cast<uint16_t*>(p.out.data) + element_offset(p.out, w.row, w.tokens, token, w.head) + 64 * w.part;
             for (int piece = lane; piece < left * 8; piece += 32)
                 *reinterpret_cast<uint4*>(to + piece / 8 * p.out.token + piece % 8 * 8) = load_shared_u4(tile + swizzled(piece / 8, piece % 8));
@@ -193,10 +217,10 @@ __device__ __forceinline__ void state_chain(const Sm90ChainParams& params, const
     if (kSummary && w.transition) {
 #pragma unroll
         for (int i = 0; i < 64; ++i) S[i] = me.state.v0 + 8 * ((i >> 1) & 1) == me.state.k0 + 8 * (i >> 2) + (i & 1) ? 1.f : 0.f;
-    } else if (w.segment == 0) {
+    } else if (w.begins) {
         if (slots.read != kNoSlot) load_state(S, p, slots.read, w.head, me.state);
-    } else if (!kSummary) {
-        load_matrix(S, matrix_of(params.segment_states, p, w, w.segment - 1), me.state);
+    } else if (!kSummary || params.windows > 1) {
+        load_matrix(S, matrix_of(params.segment_states, params, w, -1), me.state);
     }
     pack_matrix<T>(Sb, S);
 #pragma unroll 1
@@ -262,7 +286,7 @@ __device__ __forceinline__ void state_chain(const Sm90ChainParams& params, const
         pack_matrix<T>(Sb, S);
         if (threadIdx.x % 32 == 0) release_stage<L>(ring);
     }
-    if (kSummary) store_matrix(S, matrix_of(w.transition ? params.segment_maps : params.segment_states, p, w, w.segment), me.state);
+    if (kSummary) store_matrix(S, matrix_of(w.transition ? params.segment_maps : params.segment_states, params, w), me.state);
 }
 
 // Where a row's matrix of a [rows, heads, K, V] (or V, K) tensor of the caller begins.
@@ -337,14 +361,14 @@ __device__ __forceinline__ void gradient_chain(const Sm90ChainParams& params, co
     const bool reads = row_slots(p.state, w.row).read != kNoSlot;
     const bool exact = kSplits<T> && __shfl_sync(~0u, params.d_initial.data && reads, 0);
     // The step at which <S, D> is made here.
-    const int carried = __shfl_sync(~0u, !kSummary && w.segment == 0 && reads && params.first_carries ? w.chunks - 1 : -1, 0);
+    const int carried = __shfl_sync(~0u, !kSummary && w.begins && reads && params.first_carries ? w.chunks - 1 : -1, 0);
     float D[64];
     uint32_t Db[32];
 #pragma unroll
     for (int i = 0; i < 64; ++i) D[i] = 0.f;
-    if (!kSummary && w.segment < w.segments - 1) {
-        load_matrix(D, matrix_of(params.segment_gradients, p, w, w.segment + 1), me.state);
-    } else if (w.segment == w.segments - 1 && params.d_final.data) {
+    if (!kSummary && !w.ends) {
+        load_matrix(D, matrix_of(params.segment_gradients, params, w, 1), me.state);
+    } else if (w.ends && params.d_final.data) {
         const View& from = params.d_final;
         load_matrix_of_caller(D, from.data, matrix_begin(from, w), from.dtype, p.state_layout, me.state);
     }
@@ -453,19 +477,20 @@ __device__ __forceinline__ void gradient_chain(const Sm90ChainParams& params, co
         pack_matrix<T>(Db, D);
         if (threadIdx.x % 32 == 0) release_stage<L>(ring);
     }
-    if (kSummary)
-        store_matrix(D, matrix_of(params.segment_gradients, p, w, w.segment), me.state);
-    else if (w.segment == 0)
+    if (!kSummary && w.begins)
         store_initial_gradient(params, w, me, D, row_slots(p.state, w.row).read == kNoSlot);
+    else if (kSummary || params.windows > 1)
+        store_matrix(D, matrix_of(params.segment_gradients, params, w), me.state);
 }
 
 // PAD: what this kernel writes of the gradients is zero.
 __device__ __forceinline__ void clear_chain(const Sm90ChainParams& params, const Chain& w) {
     const Sm90ForwardParams& p = params.forward;
-    if (threadIdx.x < 128 && w.segment == 0) {
+    if (threadIdx.x < 128 && w.begins) {
         float none[64] = {};
         store_initial_gradient(params, w, lane_of(w), none, true);
     }
+    if (!p.out.data) return;
     const int64_t begin = static_cast<int64_t>(w.first) * kChunk, end = begin + static_cast<int64_t>(w.chunks) * kChunk,
                   tokens = (end < w.tokens.length ? end : w.tokens.length) - begin;
     for (int64_t i = threadIdx.x; i < tokens * 8; i += L::kThreads) {
@@ -491,10 +516,35 @@ __device__ __forceinline__ void run_chain(const Sm90ChainParams& params, const C
     }
 }
 
+// Pairs of blocks: the reverse chains of all units and segments, in a summary the transitions, then the forward chains; in a window a summary has the latter
+// alone.
+struct Task {
+    bool reverse, any;  // any: there is something to do
+    Chain chain;
+};
+template <bool kSummary>
+__device__ __forceinline__ Task find_task(const Sm90ChainParams& params) {
+    const Sm90ForwardParams& p = params.forward;
+    const int pair = blockIdx.x / 2;
+    Task task{};
+    if (params.windows > 1) {
+        const int each = (kSummary ? 1 : params.grid_rows) * p.value_heads, unit = pair % each, row = unit / p.value_heads;
+        const int64_t first = row_at(p.rows, kSummary ? params.window.end : params.window.first);
+        task.reverse = !kSummary && pair < each;
+        task.any = find_in_window(params, first + row, unit - row * p.value_heads, kSummary, task.chain);
+        return task;
+    }
+    const int segments = p.segments - (kSummary ? 1 : 0), each = p.rows.count * p.value_heads * segments;
+    const int kind = pair / each, unit = (pair - kind * each) / segments, segment = pair - kind * each - unit * segments;
+    task.reverse = kind == 0, task.any = true;
+    // A summary has no use for where the first segment leads to in reverse, nor for that of the last one.
+    task.chain = find_chain(p, unit, segment + (kSummary && task.reverse ? 1 : 0), kSummary && kind == 1);
+    return task;
+}
+
 template <class T, bool kSummary>
 __device__ __forceinline__ void chains(const Sm90ChainParams& params) {
     FQLA_DYNAMIC_SHARED(memory);
-    const Sm90ForwardParams& p = params.forward;
     const uint32_t smem = shared_address(memory), staging_at = smem + L::kBarriers + 16 * L::kStages, tail = staging_at + 16 * L::kStagings;
     const Stages ring(smem + L::kBarriers);
     const Stagings staging(staging_at);
@@ -508,13 +558,11 @@ __device__ __forceinline__ void chains(const Sm90ChainParams& params) {
     __syncthreads();
     sync_cluster();
     wait_for_predecessor();
-    // Pairs of blocks: the reverse chains of all units and segments, in a summary the transitions, then the forward chains.
-    const int segments = p.segments - (kSummary ? 1 : 0), each = p.rows.count * p.value_heads * segments;
-    const int pair = blockIdx.x / 2, kind = pair / each, unit = (pair - kind * each) / segments, segment = pair - kind * each - unit * segments;
-    if (kind == 0)  // a summary has no use for where the first segment leads to, nor for that of the last one
-        run_chain<T, true, kSummary>(params, find_chain(p, unit, segment + (kSummary ? 1 : 0), false), smem, ring, staging, tail);
-    else
-        run_chain<T, false, kSummary>(params, find_chain(p, unit, segment, kSummary && kind == 1), smem, ring, staging, tail);
+    const Task task = find_task<kSummary>(params);
+    if (task.any && task.reverse)
+        run_chain<T, true, kSummary>(params, task.chain, smem, ring, staging, tail);
+    else if (task.any)
+        run_chain<T, false, kSummary>(params, task.chain, smem, ring, staging, tail);
     __syncwarp();
     sync_cluster();  // the other block may still arrive here
 }

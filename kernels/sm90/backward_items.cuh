@@ -121,7 +121,10 @@ __device__ __forceinline__ void load_head(const Sm90GradientParams& p, const Ite
         const uint32_t bar = ragged ? on.tokens_tail() : on.tokens().filled(on.head);
         barrier_expect(bar, GradientLayout::kTokenBytes);
         load_rows(to + GradientLayout::kDOut, p.d_out, head, item, offsets, bar);
-        load_rows(to + GradientLayout::kDv, p.dv, head, item, offsets, bar);
+        if (p.dv_tiles)
+            load_bytes(to + GradientLayout::kDv, static_cast<const char*>(p.dv_tiles) + place * BackwardTiles::kTokensBytes, BackwardTiles::kTokensBytes, bar);
+        else
+            load_rows(to + GradientLayout::kDv, p.dv, head, item, offsets, bar);
         load_bytes(to + GradientLayout::kU, static_cast<const char*>(p.updates) + place * BackwardTiles::kTokensBytes, BackwardTiles::kTokensBytes, bar);
     }
     if (ragged) finish_ragged(on.tokens_tail(), phases, 1, to + GradientLayout::kDOut, to + GradientLayout::kDv, item.valid, on.tokens().filled(on.head));
@@ -167,7 +170,7 @@ __device__ __forceinline__ void load_role(const Sm90GradientParams& p, uint32_t 
     const int lane = threadIdx.x % 32;
     uint32_t phases = 0;
 #pragma unroll 1
-    for (int64_t i = blockIdx.x; i < p.slots * form.key_heads; i += gridDim.x) {
+    for (int64_t i = p.window.first * form.key_heads + blockIdx.x; i < p.window.end * form.key_heads; i += gridDim.x) {
         const int64_t slot = i / form.key_heads;
         const int key_head = static_cast<int>(i - slot * form.key_heads);
         const ChunkPlace at = place_of(p.call.rows, slot);

@@ -19,16 +19,8 @@ struct ChunkPlace {
     int64_t chunk;  // within the row
 };
 
-// Row of a slot: the last one whose first slot is not behind it, found by a whole warp, 32 rows a step.
-__device__ __forceinline__ ChunkPlace place_of(const Rows& rows, int64_t slot) {
-    ChunkPlace p{-1, {}, 0};
-    if (!rows.offsets) {
-        const int64_t chunks = chunks_of(rows.max_tokens);
-        p.row = slot / chunks;
-        p.chunk = slot - p.row * chunks;
-        p.tokens = row_tokens(rows, p.row);
-        return p;
-    }
+// The last row whose first slot is not behind this one, found by a whole warp, 32 rows a step. For rows cut by offsets.
+__device__ __forceinline__ int64_t row_at_slot(const Rows& rows, int64_t slot) {
     const int lane = threadIdx.x % 32;
     int64_t low = 0, count = rows.count;  // the row is in [low, low + count)
     while (count > 1) {
@@ -38,9 +30,22 @@ __device__ __forceinline__ ChunkPlace place_of(const Rows& rows, int64_t slot) {
         low += last * step;
         count = count - last * step < step ? count - last * step : step;
     }
-    p.tokens = row_tokens(rows, low);
-    p.chunk = slot - first_slot(rows, low, p.tokens);
-    if (p.chunk >= 0 && p.chunk < chunks_of(p.tokens.length)) p.row = low;
+    return low;
+}
+
+__device__ __forceinline__ ChunkPlace place_of(const Rows& rows, int64_t slot) {
+    ChunkPlace p{-1, {}, 0};
+    if (!rows.offsets) {
+        const int64_t chunks = chunks_of(rows.max_tokens);
+        p.row = slot / chunks;
+        p.chunk = slot - p.row * chunks;
+        p.tokens = row_tokens(rows, p.row);
+        return p;
+    }
+    const int64_t row = row_at_slot(rows, slot);
+    p.tokens = row_tokens(rows, row);
+    p.chunk = slot - first_slot(rows, row, p.tokens);
+    if (p.chunk >= 0 && p.chunk < chunks_of(p.tokens.length)) p.row = row;
     return p;
 }
 

@@ -36,7 +36,7 @@ __device__ __forceinline__ void solve(const Sm90SolveParams& p) {
                   smem + L::kWarp,   smem + L::kNorms};
     const int per_key = p.value_heads / p.key_heads, groups = per_key / p.heads_per_block;
     const int items = p.key_heads * groups;
-    const int64_t slot = blockIdx.x / items;
+    const int64_t slot = blockIdx.x / items;  // of the window
     const int item = static_cast<int>(blockIdx.x - slot * items), key_head = item / groups, first = item % groups * p.heads_per_block;
     if (thread == 0) {
         barrier_init(loaded, 1);
@@ -44,7 +44,8 @@ __device__ __forceinline__ void solve(const Sm90SolveParams& p) {
         prefetch_map(p.q), prefetch_map(p.k);
     }
     let_successor_start();
-    const ChunkPlace at = place_of(p.rows, slot);
+    if (p.window.first + slot >= p.window.end) return;
+    const ChunkPlace at = place_of(p.rows, p.window.first + slot);
     if (at.row < 0 || !serves(p.rows, at.tokens.length)) return;
     const int64_t token = at.chunk * kChunk;
     if (thread == 0) {

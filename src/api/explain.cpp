@@ -38,6 +38,7 @@ void print_steps(const Plan& plan, TextWriter& text) {
         const Step& s = plan.steps[i];
         text.print("  launch %s grid %u x %u x %u, %u threads, %u bytes shared", kKernels[static_cast<int>(s.kernel)].symbol, s.grid[0], s.grid[1], s.grid[2],
                    s.threads, s.shared_bytes);
+        if (s.when == When::each_but_last) text.print(", for each of %d segments but the last", plan.segments);
         if (s.when == When::each_segment) text.print(", for each of %d segments of %lld tokens", plan.segments, static_cast<long long>(plan.segment_tokens));
         if (plan.short_tokens)
             text.print(", rows of %s %d tokens", !strcmp(kKernels[static_cast<int>(s.kernel)].source, "recurrent") ? "up to" : "more than", plan.short_tokens);

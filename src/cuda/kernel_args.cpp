@@ -112,6 +112,17 @@ BackwardParams backward_params(const Step& step, int32_t segment, const Plan& pl
 
 int64_t slots_of(const Rows& rows) { return chunk_slots(rows.count, rows.tokens, rows.max_tokens, rows.offsets != nullptr); }
 
+// The slots of a Hopper backward's segment: all of them, if it is the only one.
+SlotWindow window_of(const Plan& plan, const Rows& rows, int32_t segment) {
+    const int64_t all = slots_of(rows), each = plan.segments > 1 ? plan.segment_tokens / kChunk : all;
+    return {segment * each, std::min((segment + 1) * each, all)};
+}
+// A region of so many bytes a slot of the window, moved so that slots are counted from the call's first on.
+template <class T>
+T* by_slot(T* region, const SlotWindow& window, int64_t bytes) {
+    return region ? reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(region) - static_cast<uintptr_t>(window.first * bytes)) : nullptr;
+}
+
 SolveForms solve_forms(const Forward& call) {
     const Form& form = call.form;
     return {call.in.gate,
@@ -126,11 +137,18 @@ SolveForms solve_forms(const Forward& call) {
             static_cast<float>(form.eps)};
 }
 
-Sm90SolveParams solve_params(const Plan& plan, const Forward& call, const TensorMaps& maps, const Memory& memory) {
+Sm90SolveParams solve_params(const Plan& plan, const Forward& call, const TensorMaps& maps, const Memory& memory, const SlotWindow& window) {
     const Form& form = call.form;
-    return {
-        maps.q,       maps.k, call.rows, solve_forms(call), plan.at<void>(Region::records, memory), form.key_heads, form.value_heads, plan.sm90.heads_per_block,
-        form.head_map};
+    return {maps.q,
+            maps.k,
+            call.rows,
+            solve_forms(call),
+            plan.at<void>(Region::records, memory),
+            form.key_heads,
+            form.value_heads,
+            plan.sm90.heads_per_block,
+            form.head_map,
+            window};
 }
 
 Sm90ForwardParams sm90_forward_params(const Plan& plan, const Forward& call, const TensorMaps& maps, const Memory& memory) {
@@ -189,18 +207,40 @@ float small_beta(const Form& form) { return form.dtype == FLASHQLA_DTYPE_F16 ? 0
 float score_scale(const Form& form) { return form.qk_norm == FLASHQLA_NORM_L2 ? 64.f : 1.f; }
 
 // What the Hopper backward shares with the forward, dv in the place of out.
-Forward forward_of(const Plan& plan, const Backward& call, const Memory& memory) {
-    return {call.form, call.rows, call.state, call.in, dv_of(plan, call, memory)};
+Forward forward_of(const Backward& call) { return {call.form, call.rows, call.state, call.in, call.grad.v}; }
+
+// What the chains leave for the gradients, by slot. dv is the caller's tensor, or tiles in the workspace.
+struct ChainTiles {
+    void *records, *states, *updates, *gradients, *small_rows, *dv;
+};
+ChainTiles chain_tiles(const Plan& plan, const Backward& call, const SlotWindow& window, const Memory& memory) {
+    const int64_t heads = call.form.value_heads, matrix = heads * BackwardTiles::kMatrixBytes, tokens = heads * BackwardTiles::kTokensBytes;
+    const auto at = [&](Region region, int64_t bytes) { return by_slot(plan.at<void>(region, memory), window, bytes); };
+    return {at(Region::records, heads * ChunkRecord::kBytes),
+            at(Region::chunk_states, matrix),
+            at(Region::residuals, tokens),
+            at(Region::chunk_gradients, matrix),
+            at(Region::delta_gradients, tokens),
+            call.grad.v.data ? nullptr : at(Region::head_gradients, tokens)};
 }
 
-Sm90ChainParams chain_params(const Plan& plan, const Backward& call, const BackwardMaps& maps, const Memory& memory) {
+Sm90ChainParams chain_params(int32_t segment, const Plan& plan, const Backward& call, const BackwardMaps& maps, const Memory& memory) {
     Sm90ChainParams p{};
-    p.forward = sm90_forward_params(plan, forward_of(plan, call, memory), {maps.q, maps.k, maps.v, maps.dv}, memory);
+    p.window = window_of(plan, call.rows, segment);
+    p.windows = plan.segments;
+    p.number = segment;
+    p.grid_rows = plan.sm90.grid_rows;
+    const ChainTiles tiles = chain_tiles(plan, call, p.window, memory);
+    p.forward = sm90_forward_params(plan, forward_of(call), {maps.q, maps.k, maps.v, maps.dv}, memory);
+    p.forward.records = tiles.records;
+    p.forward.states = tiles.states;
+    p.forward.updates = tiles.updates;
     p.d_out = maps.d_out;
     p.d_final = call.d_final;
     p.d_initial = call.grad.initial;
-    p.gradients = plan.at<void>(Region::chunk_gradients, memory);
-    p.small_rows = plan.at<void>(Region::delta_gradients, memory);
+    p.gradients = tiles.gradients;
+    p.small_rows = tiles.small_rows;
+    p.dv_tiles = tiles.dv;
     p.segment_states = plan.at<float>(Region::segment_states, memory);
     p.segment_gradients = plan.at<float>(Region::state_gradient, memory);
     p.segment_maps = plan.at<float>(Region::segment_maps, memory);
@@ -214,17 +254,19 @@ Sm90ChainStitchParams chain_stitch_params(const Plan& plan, const Backward& call
             plan.sm90.segments, call.rows.count * call.form.value_heads};
 }
 
-Sm90GradientParams gradient_params(const Plan& plan, const Backward& call, const BackwardMaps& maps, const Memory& memory) {
+Sm90GradientParams gradient_params(int32_t segment, const Plan& plan, const Backward& call, const BackwardMaps& maps, const Memory& memory) {
     Sm90GradientParams p{};
+    p.window = window_of(plan, call.rows, segment);
+    const ChainTiles tiles = chain_tiles(plan, call, p.window, memory);
     p.q = maps.q, p.k = maps.k, p.d_out = maps.d_out, p.dv = maps.dv;
     p.call = call;
-    p.states = plan.at<void>(Region::chunk_states, memory);
-    p.gradients = plan.at<void>(Region::chunk_gradients, memory);
-    p.updates = plan.at<void>(Region::residuals, memory);
-    p.small_rows = plan.at<void>(Region::delta_gradients, memory);
+    p.states = tiles.states;
+    p.gradients = tiles.gradients;
+    p.updates = tiles.updates;
+    p.small_rows = tiles.small_rows;
+    p.dv_tiles = tiles.dv;
     p.first_carries = plan.at<float>(Region::first_carries, memory);
     p.partial_sums = plan.at<float>(Region::partial_sums, memory);
-    p.slots = slots_of(call.rows);
     p.up = score_scale(call.form);
     p.down = 1 / p.up;
     p.scale_up = static_cast<float>(call.form.scale) * p.up;
@@ -244,19 +286,12 @@ BackwardParams sums_params(const Plan& plan, const Backward& call, const Memory&
 
 }  // namespace
 
-View dv_of(const Plan& plan, const Backward& call, const Memory& memory) {
-    if (call.grad.v.data) return call.grad.v;
-    const int64_t token = int64_t{call.form.value_heads} * call.form.value_dim;
-    return {
-        plan.at<void>(Region::head_gradients, memory), call.rows.offsets ? 0 : call.rows.max_tokens * token, token, call.form.value_dim, call.form.dtype, 0};
-}
-
 size_t make_kernel_args(const Step& step, const Plan& plan, const Forward& all, const TensorMaps& maps, const Memory& memory, KernelArgs& out) {
     const Forward call = call_of(step, plan, all);
     if (from_source(step, "decode")) return put(decode_params(call), out);
     if (from_source(step, "short_rows")) return put(short_params(call), out);
     if (from_source(step, "recurrent")) return put(recurrent_params(step, call), out);
-    if (from_source(step, "solve")) return put(solve_params(plan, call, maps, memory), out);
+    if (from_source(step, "solve")) return put(solve_params(plan, call, maps, memory, {0, slots_of(call.rows)}), out);
     if (from_source(step, "forward")) return put(sm90_forward_params(plan, call, maps, memory), out);
     if (from_source(step, "fused") || from_source(step, "fused_trio") || from_source(step, "fused_wide"))
         return put(Sm90FusedParams{sm90_forward_params(plan, call, maps, memory), solve_forms(call)}, out);
@@ -269,10 +304,11 @@ size_t make_kernel_args(const Step& step, int32_t segment, const Plan& plan, con
                         KernelArgs& out) {
     if (from_source(step, "backward"))
         return put(plan.engine == FLASHQLA_ENGINE_RECURRENT ? backward_params(step, segment, plan, call, memory) : sums_params(plan, call, memory), out);
-    if (from_source(step, "solve")) return put(solve_params(plan, forward_of(plan, call, memory), {maps.q, maps.k, {}, {}}, memory), out);
-    if (from_source(step, "backward_chains")) return put(chain_params(plan, call, maps, memory), out);
+    if (from_source(step, "solve"))
+        return put(solve_params(plan, forward_of(call), {maps.q, maps.k, {}, {}}, memory, window_of(plan, call.rows, segment)), out);
+    if (from_source(step, "backward_chains")) return put(chain_params(segment, plan, call, maps, memory), out);
     if (from_source(step, "backward_segments")) return put(chain_stitch_params(plan, call, memory), out);
-    if (from_source(step, "backward_gradients")) return put(gradient_params(plan, call, maps, memory), out);
+    if (from_source(step, "backward_gradients")) return put(gradient_params(segment, plan, call, maps, memory), out);
     return 0;
 }
 

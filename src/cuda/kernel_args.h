@@ -23,9 +23,6 @@ struct BackwardMaps {
     TensorMap q, k, v, d_out, dv;
 };
 
-// Where the Hopper backward keeps dv, which it reads again: the caller's tensor, or workspace.
-View dv_of(const Plan& plan, const Backward& call, const Memory& memory);
-
 // Fills `out` and returns the size of the kernel's parameter struct; 0: the step's kernel does not belong to this operation (a bug).
 size_t make_kernel_args(const Step& step, const Plan& plan, const Forward& call, const TensorMaps& maps, const Memory& memory, KernelArgs& out);
 size_t make_kernel_args(const Step& step, int32_t segment, const Plan& plan, const Backward& call, const BackwardMaps& maps, const Memory& memory,

@@ -68,6 +68,8 @@ struct LoadedPlan {
     template <class MakeArgs>
     int32_t run(const MakeArgs& make_args) {
         if (const int32_t s = run_steps(When::before, 0, make_args)) return s;
+        for (int segment = 0; segment < plan.segments - 1; segment++)
+            if (const int32_t s = run_steps(When::each_but_last, segment, make_args)) return s;
         for (int segment = plan.segments - 1; segment >= 0; segment--)
             if (const int32_t s = run_steps(When::each_segment, segment, make_args)) return s;
         return run_steps(When::after, 0, make_args);
@@ -90,7 +92,7 @@ int32_t launch_backward(const Caps& caps, const Plan& plan, const Backward& call
     if (const int32_t s = loaded.load()) return s;
     BackwardMaps maps;
     if (plan.engine != FLASHQLA_ENGINE_RECURRENT)
-        if (const int32_t s = make_tensor_maps(*loaded.driver, call, dv_of(plan, call, memory), maps)) return s;
+        if (const int32_t s = make_tensor_maps(*loaded.driver, call, maps)) return s;
     return loaded.run([&](const Step& step, int segment, KernelArgs& args) { return make_kernel_args(step, segment, plan, call, maps, memory, args); });
 }
 

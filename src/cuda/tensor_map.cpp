@@ -35,7 +35,7 @@ int32_t make_tensor_maps(const Driver& driver, const Forward& call, TensorMaps& 
     return encode(driver, call.out, form.value_heads, call.rows, out.out);
 }
 
-int32_t make_tensor_maps(const Driver& driver, const Backward& call, const View& dv, BackwardMaps& out) {
+int32_t make_tensor_maps(const Driver& driver, const Backward& call, BackwardMaps& out) {
     const Form& form = call.form;
     const struct {
         const View& view;
@@ -45,9 +45,12 @@ int32_t make_tensor_maps(const Driver& driver, const Backward& call, const View&
                    {call.in.k, form.key_heads, out.k},
                    {call.in.v, form.value_heads, out.v},
                    {call.d_out, form.value_heads, out.d_out},
-                   {dv, form.value_heads, out.dv}};
+                   {call.grad.v, form.value_heads, out.dv}};
     for (const auto& t : tensors)
-        if (const int32_t s = encode(driver, t.view, t.heads, call.rows, t.map)) return s;
+        if (!t.view.data)
+            t.map = {};
+        else if (const int32_t s = encode(driver, t.view, t.heads, call.rows, t.map))
+            return s;
     return FLASHQLA_STATUS_OK;
 }
 

@@ -112,7 +112,9 @@ double backward_cost(const Request& r, const Caps& caps, int64_t segments) {
     const Shape s = shape_of(r, caps);
     const double all_chunks = s.all_chunks * r.problem.form.value_heads / s.card;
     const double solve = r.saved ? 0 : solve_cost(r, s), bytes = all_chunks * kChainsShare * (r.saved ? kReverseBytes : 1);
-    return solve + kChainsStart + std::max(chains_cost(s.chunks, segments), bytes) + all_chunks * kGradientsShare;
+    const auto windows = static_cast<double>(backward_windows(r.problem.form, static_cast<int64_t>(s.all_chunks)));
+    const double ends = windows > 1 ? solve + s.chunks * kChainChunk + 2 * windows * kChainsStart : 0;  // S at the ends of windows, by the longest row
+    return ends + solve + kChainsStart + std::max(chains_cost(s.chunks, segments), bytes) + all_chunks * kGradientsShare;
 }
 
 // Segments of one wave of blocks with records, or, where that may be and is less, a cut.

@@ -41,5 +41,6 @@ const char* refuses_context_parallel_backward(const Request&, const Caps&);
 void plan_chunked_backward(const Request&, const Caps&, Plan&);
 void plan_context_parallel_backward(const Request&, const Caps&, Plan&);
 uint64_t most_hopper_backward_workspace(const Request&, const Caps&);
+int64_t backward_windows(const Form&, int64_t slots);  // that the Hopper backward goes through one after another
 
 }  // namespace fqla

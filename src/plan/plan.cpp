@@ -12,7 +12,7 @@ namespace fqla {
 
 int32_t Plan::launches() const {
     int32_t n = 0;
-    for (int i = 0; i < step_count; i++) n += steps[i].when == When::each_segment ? segments : 1;
+    for (int i = 0; i < step_count; i++) n += steps[i].when == When::each_segment ? segments : steps[i].when == When::each_but_last ? segments - 1 : 1;
     return n;
 }
 

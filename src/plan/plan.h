@@ -12,7 +12,7 @@
 namespace fqla {
 
 // When a step runs. A plan whose chunk states would not fit works segment after segment, the last one first (backward).
-enum class When : uint8_t { before, each_segment, after };
+enum class When : uint8_t { before, each_but_last, each_segment, after };  // each_but_last: the first segment first
 
 struct Step {
     KernelId kernel;
@@ -28,6 +28,7 @@ struct Step {
 struct Sm90Choice {
     int32_t segments, segment_chunks;  // of a row
     int32_t heads_per_block;           // of the solve
+    int32_t grid_rows;                 // of the backward's chains
     // Of a cut (cut.h).
     CutCosts cut_costs;
     int32_t cut_units, cut_blocks, most_warm;

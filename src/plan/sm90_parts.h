@@ -46,6 +46,6 @@ inline void book_saved(const Form& form, int64_t slots, Workspace& ledger) {
 }
 
 // The solve's step; its records are booked by who needs them (sm90_plan.cpp).
-void plan_solve(const Request&, const Caps&, Plan&);
+void plan_solve(const Request&, const Caps&, int64_t slots, Plan&);
 
 }  // namespace fqla

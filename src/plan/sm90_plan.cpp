@@ -90,14 +90,13 @@ void begin(const Request& request, const Caps& caps, Plan& plan) {
         book_saved(form, slots, plan.saved);
     else
         plan.workspace.book(Region::records, record_bytes(form, slots));
-    plan_solve(request, caps, plan);
+    plan_solve(request, caps, slots, plan);
 }
 
 }  // namespace
 
-void plan_solve(const Request& request, const Caps& caps, Plan& plan) {
+void plan_solve(const Request& request, const Caps& caps, int64_t slots, Plan& plan) {
     const Form& form = request.problem.form;
-    const int64_t slots = slots_of(request.bounds);
     const int64_t busy = request.long_rows ? request.bounds.tokens / kChunk + request.long_rows : slots;
     plan.sm90.heads_per_block = static_cast<int32_t>(heads_per_solve_block(form, busy, caps));
     plan.add(sm90_step(by_dtype(form, KernelId::gdn_solve_bf16, KernelId::gdn_solve_f16), slots * form.value_heads / plan.sm90.heads_per_block,

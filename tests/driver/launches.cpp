@@ -300,7 +300,9 @@ TEST_CASE("tensor-core backward calls") {
     CHECK(!fake.launches[3].overlaps);
     fqla::Sm90GradientParams p;
     std::memcpy(static_cast<void*>(&p), fake.launches[2].params, sizeof p);
-    CHECK(p.slots == 8 * 16);
+    CHECK(p.window.first == 0);
+    CHECK(p.window.end == 8 * 16);
+    CHECK(!p.dv_tiles);
     CHECK(p.heads == 2);
     CHECK(p.partial_sums != nullptr);
     fqla::Sm90ChainParams chains;
@@ -311,12 +313,63 @@ TEST_CASE("tensor-core backward calls") {
     CHECK(p.call.grad.initial.data == call.grads.d_initial.data);
 
     // dv that nobody wants goes through the workspace.
-    fake.maps.clear();
+    fake.maps.clear(), fake.launches.clear();
     call.grads.dv = {};
     REQUIRE(call.backward() == FLASHQLA_STATUS_OK);
-    REQUIRE(fake.maps.size() == 5);
-    CHECK(fake.maps[4].data > call.kWorkspace);
-    CHECK(fake.maps[4].strides[1] == 32 * 128 * 2);
+    CHECK(fake.maps.size() == 4);
+    std::memcpy(static_cast<void*>(&chains), fake.launches[1].params, sizeof chains);
+    std::memcpy(static_cast<void*>(&p), fake.launches[2].params, sizeof p);
+    CHECK(chains.dv_tiles > call.kWorkspace);
+    CHECK(p.dv_tiles == chains.dv_tiles);
+}
+
+// Windows of 8 GiB: upwards, S at their ends; then downwards all else, each on its own slots of the same memory.
+TEST_CASE("a backward that keeps more than the workspace limit") {
+    FakeCuda& fake = fake_cuda();
+    fake.context = 7;
+    fake.major = 9;
+    GpuCall call;
+    call.problem.engine = FLASHQLA_ENGINE_CHUNKED;
+    call.sequences.rows = 3, call.sequences.tokens = 3 * 100000;
+    REQUIRE_MESSAGE(call.backward() == FLASHQLA_STATUS_OK, std::string(flashqla_last_error()));
+    constexpr int64_t slots = 3 * 1563, each = 2029;  // 132,264 bytes a chunk and head
+    std::vector<std::string> want;
+    std::vector<int64_t> windows;
+    for (const int64_t n : {0, 1})
+        for (const char* kernel : {"gdn_solve_bf16", "gdn_chain_summary_bf16"}) want.emplace_back(kernel), windows.push_back(n);
+    for (const int64_t n : {2, 1, 0})
+        for (const char* kernel : {"gdn_solve_bf16", "gdn_chains_bf16", "gdn_gradients_bf16"}) want.emplace_back(kernel), windows.push_back(n);
+    want.emplace_back("gdn_backward_sums");
+    REQUIRE(fake.launches.size() == want.size());
+    const char* records = nullptr;
+    for (size_t i = 0; i < want.size(); i++) {
+        CAPTURE(i);
+        CHECK(fake.launches[i].kernel == want[i]);
+        CHECK(fake.launches[i].overlaps == (want[i] != "gdn_solve_bf16" && want[i] != "gdn_backward_sums"));
+        if (i == windows.size()) break;
+        const fqla::SlotWindow window{windows[i] * each, std::min((windows[i] + 1) * each, slots)};
+        fqla::SlotWindow got{};
+        if (want[i] == "gdn_solve_bf16") {
+            fqla::Sm90SolveParams p;
+            std::memcpy(static_cast<void*>(&p), fake.launches[i].params, sizeof p);
+            got = p.window, records = static_cast<const char*>(p.records);
+            CHECK(records >= call.kWorkspace);
+        } else if (want[i] == "gdn_gradients_bf16") {
+            fqla::Sm90GradientParams p;
+            std::memcpy(static_cast<void*>(&p), fake.launches[i].params, sizeof p);
+            got = p.window;
+        } else {
+            fqla::Sm90ChainParams p;
+            std::memcpy(static_cast<void*>(&p), fake.launches[i].params, sizeof p);
+            got = p.window;
+            CHECK(p.windows == 3);
+            CHECK(p.number == windows[i]);
+            CHECK(static_cast<const char*>(p.forward.records) + window.first * 32 * fqla::ChunkRecord::kBytes == records);
+            CHECK(fake.launches[i].grid[0] == (want[i] == "gdn_chains_bf16" ? 4 * 3 * 32 : 2 * 32));
+        }
+        CHECK(got.first == window.first);
+        CHECK(got.end == window.end);
+    }
 }
 
 TEST_CASE("a forward that saves, and the backward that reads it") {

@@ -1,6 +1,7 @@
 // libcuda.so.1 of a machine with one emulated H100: device memory is host memory, streams are done when a call returns, captured streams note what
 // they would have done. What flashqla and bindings/c/examples/device.h ask of a driver, and no more.
 #include <cuda.h>
+#include <sys/mman.h>
 // The older name, which device.h asks for.
 #undef cuEventElapsedTime
 
@@ -122,15 +123,30 @@ CUresult cuCtxGetId(CUcontext context, unsigned long long* id) { return *id = co
 CUresult cuCtxGetDevResource(CUcontext, CUdevResource* resource, CUdevResourceType) { return resource->sm.smCount = kMultiprocessors, CUDA_SUCCESS; }
 CUresult cuCtxSynchronize() { return CUDA_SUCCESS; }
 
-// Fresh memory is NaN.
+// Fresh memory is NaN. Of a large allocation only the beginning: most of it is never touched, and need not be there.
+constexpr size_t kLarge = size_t{256} << 20;
+
+size_t mapped_bytes(size_t bytes) { return (std::max(bytes, size_t{1}) + 4095) / 4096 * 4096; }
+std::map<CUdeviceptr, size_t>& mappings() {
+    static std::map<CUdeviceptr, size_t> all;
+    return all;
+}
+
 CUresult cuMemAlloc(CUdeviceptr* at, size_t bytes) {
-    void* p = std::aligned_alloc(1024, (bytes + 1023) / 1024 * 1024);
-    if (!p) return CUDA_ERROR_OUT_OF_MEMORY;
-    memset(p, 0xFF, bytes);
+    void* p = mmap(nullptr, mapped_bytes(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) return CUDA_ERROR_OUT_OF_MEMORY;
+    memset(p, 0xFF, std::min(bytes, kLarge));
     *at = address(p);
+    mappings()[*at] = mapped_bytes(bytes);
     return CUDA_SUCCESS;
 }
-CUresult cuMemFree(CUdeviceptr at) { return std::free(pointer(at)), CUDA_SUCCESS; }
+CUresult cuMemFree(CUdeviceptr at) {
+    const auto found = mappings().find(at);
+    if (found == mappings().end()) return at ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
+    munmap(pointer(at), found->second);
+    mappings().erase(found);
+    return CUDA_SUCCESS;
+}
 CUresult cuMemcpyHtoD(CUdeviceptr to, const void* from, size_t bytes) { return memcpy(pointer(to), from, bytes), CUDA_SUCCESS; }
 CUresult cuMemcpyDtoH(void* to, CUdeviceptr from, size_t bytes) { return memcpy(to, pointer(from), bytes), CUDA_SUCCESS; }
 CUresult cuMemcpyDtoDAsync(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream) {

@@ -83,6 +83,7 @@ std::string steps_of(const fqla::Plan& plan) {
         text << (i ? " + " : "") << fqla::kKernels[static_cast<size_t>(s.kernel)].symbol << '[' << s.grid[0] << ',' << s.grid[1] << ',' << s.grid[2] << "]*"
              << s.threads;
         if (s.shared_bytes) text << " shared " << s.shared_bytes;
+        if (s.when == fqla::When::each_but_last) text << " each segment but the last";
         if (s.when == fqla::When::each_segment) text << " each segment";
         if (s.when == fqla::When::after) text << " after";
     }

@@ -1,0 +1,142 @@
+// Beyond 8 GiB of workspace the tensor-core backward goes by windows of chunks. How many there are the bounds say, so a few rows of tokens that lie far behind
+// the tensors' beginning stand where windows meet: there they must have the bits that they have in one piece.
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "check.h"
+
+using namespace numeric;
+
+namespace {
+
+constexpr int32_t kKeyHeads = 4, kValueHeads = 16, kDim = 128;
+const std::vector<int64_t> kLengths{70, 0, 700, 64, 130};
+constexpr int64_t kRows = 5, kTokens = 964, kMatrix = int64_t{kDim} * kDim;
+
+// A tensor on the device, of which only a part is ever looked at.
+struct DeviceArray {
+    explicit DeviceArray(int64_t bytes) : data(static_cast<char*>(fqla_dev_alloc(&session().device, static_cast<size_t>(bytes)))) {
+        REQUIRE_MESSAGE(data, std::string(fqla_dev_error(&session().device)));
+    }
+    ~DeviceArray() { fqla_dev_free(&session().device, data); }
+    DeviceArray(const DeviceArray&) = delete;
+    DeviceArray& operator=(const DeviceArray&) = delete;
+    char* const data;
+};
+
+std::vector<uint8_t> random_numbers(int64_t count, bool bf16, Random& random) {
+    std::vector<uint8_t> bytes(static_cast<size_t>(count) * (bf16 ? 2 : 4));
+    for (int64_t i = 0; i < count; i++) {
+        const auto x = static_cast<float>(random.uniform(-1, 1));
+        uint32_t bits;
+        std::memcpy(&bits, &x, sizeof bits);
+        if (bf16)
+            bits >>= 16, std::memcpy(&bytes[static_cast<size_t>(i) * 2], &bits, 2);
+        else
+            std::memcpy(&bytes[static_cast<size_t>(i) * 4], &bits, 4);
+    }
+    return bytes;
+}
+
+// What the backward gives the rows where these begin at token `begin` of tensors of `tokens` tokens.
+std::vector<uint8_t> gradients(int64_t begin, int64_t tokens, bool wants_dv, int32_t& launches) {
+    fqla_dev* const device = &session().device;
+    Random random(7);
+    std::vector<std::unique_ptr<DeviceArray>> arrays;
+    const auto array = [&](int64_t bytes) { return arrays.emplace_back(std::make_unique<DeviceArray>(bytes))->data; };
+    const auto input = [&](flashqla_tensor& t, int64_t width, bool bf16) {
+        const std::vector<uint8_t> numbers = random_numbers(kTokens * width, bf16, random);
+        const int64_t each = width * (bf16 ? 2 : 4);
+        char* const data = array(tokens * each);
+        REQUIRE(fqla_dev_upload(device, data + begin * each, numbers.data(), numbers.size()) == 0);
+        t.data = data;
+    };
+    const auto constants = [&](flashqla_tensor& t, int64_t count) {
+        const std::vector<uint8_t> numbers = random_numbers(count, false, random);
+        t.data = array(count * 4);
+        REQUIRE(fqla_dev_upload(device, t.data, numbers.data(), numbers.size()) == 0);
+    };
+    flashqla_problem problem;
+    flashqla_problem_init(&problem, sizeof problem, FLASHQLA_FORM_QWEN);
+    problem.key_heads = kKeyHeads, problem.value_heads = kValueHeads, problem.key_dim = problem.value_dim = kDim;
+    problem.engine = FLASHQLA_ENGINE_CHUNKED;
+    std::vector<int64_t> offsets{begin};
+    for (const int64_t length : kLengths) offsets.push_back(offsets.back() + length);
+    flashqla_sequences sequences;
+    flashqla_sequences_init(&sequences, sizeof sequences);
+    sequences.rows = kRows, sequences.tokens = tokens, sequences.max_tokens = 700, sequences.offsets_dtype = FLASHQLA_DTYPE_I64;
+    sequences.offsets = array(static_cast<int64_t>(offsets.size()) * 8);
+    REQUIRE(fqla_dev_upload(device, const_cast<void*>(sequences.offsets), offsets.data(), offsets.size() * 8) == 0);
+    flashqla_tensor pool{};
+    constants(pool, kRows * kValueHeads * kMatrix);
+    flashqla_state state;
+    flashqla_state_init(&state, sizeof state);
+    state.read_data = pool.data, state.read_slots_count = kRows;
+
+    flashqla_backward_args args;
+    flashqla_backward_args_init(&args, sizeof args);
+    input(args.q, kKeyHeads * kDim, true), input(args.k, kKeyHeads * kDim, true);
+    input(args.v, kValueHeads * kDim, true), input(args.d_out, kValueHeads * kDim, true);
+    input(args.gate, kValueHeads, false), input(args.beta, kValueHeads, false);
+    constants(args.A_log, kValueHeads), constants(args.dt_bias, kValueHeads);
+    constants(args.d_final, kRows * kValueHeads * kMatrix);
+    struct Output {
+        flashqla_tensor& tensor;
+        int64_t first, bytes, all;
+    };
+    const auto by_token = [&](flashqla_tensor& t, int64_t each) { return Output{t, begin * each, kTokens * each, tokens * each}; };
+    std::vector<Output> outputs{by_token(args.dq, kKeyHeads * kDim * 2), by_token(args.dk, kKeyHeads * kDim * 2), by_token(args.d_gate, kValueHeads * 4),
+                                by_token(args.d_beta, kValueHeads * 4)};
+    if (wants_dv) outputs.push_back(by_token(args.dv, kValueHeads * kDim * 2));
+    outputs.push_back({args.d_initial, 0, kRows * kValueHeads * kMatrix * 4, kRows * kValueHeads * kMatrix * 4});
+    for (const Output& out : outputs) out.tensor.data = array(out.all);
+
+    flashqla_query_info info{};
+    info.struct_size = sizeof info;
+    REQUIRE(flashqla_query(session().handle, &problem, &sequences, &state, FLASHQLA_OP_BACKWARD, &info) == FLASHQLA_STATUS_OK);
+    launches = info.launches;
+    char* const workspace = array(static_cast<int64_t>(info.workspace_bytes));
+    REQUIRE_MESSAGE(flashqla_backward(session().handle, &problem, &sequences, &state, &args, workspace, info.workspace_bytes, nullptr) == FLASHQLA_STATUS_OK,
+                    std::string(flashqla_last_error()));
+    REQUIRE(fqla_dev_sync(device) == 0);
+    std::vector<uint8_t> bytes;
+    for (const Output& out : outputs) {
+        const size_t at = bytes.size();
+        bytes.resize(at + static_cast<size_t>(out.bytes));
+        REQUIRE(fqla_dev_download(device, &bytes[at], static_cast<char*>(out.tensor.data) + out.first, static_cast<size_t>(out.bytes)) == 0);
+    }
+    return bytes;
+}
+
+}  // namespace
+
+TEST_SUITE_BEGIN("gradients");
+
+TEST_CASE("gpu: gradients of rows that go on from one window of the workspace to the next") {
+    flashqla_device device{};
+    device.struct_size = sizeof device;
+    REQUIRE(flashqla_device_info(session().handle, &device) == FLASHQLA_STATUS_OK);
+    if (device.compute_major != 9) return;  // the tensor-core backward is Hopper's
+    constexpr int64_t window = 4058 * 64;   // tokens: 132,264 bytes a chunk and head
+    for (const bool wants_dv : {true, false}) {
+        int32_t whole = 0, by_windows = 0;
+        const std::vector<uint8_t> want = gradients(0, kTokens, wants_dv, whole);
+        CHECK(whole == 4);
+        for (const int64_t end : {window, 2 * window}) {
+            // In the long row, in the empty one behind the first, at the beginning of a row.
+            for (const int64_t before : {400, 100, 70 + 64}) {
+                if (session().quick && wants_dv == (before == 100)) continue;
+                const std::vector<uint8_t> got = gradients(end - before, 3 * window - 1000, wants_dv, by_windows);
+                CAPTURE(end);
+                CAPTURE(before);
+                CHECK(by_windows == 2 * 2 + 3 * 3 + 1);
+                CHECK(got.size() == want.size());
+                CHECK(std::memcmp(got.data(), want.data(), want.size()) == 0);
+            }
+            if (session().quick) break;
+        }
+    }
+}
+
+TEST_SUITE_END();
