@@ -20,7 +20,7 @@ struct Sm90ChainParams {
     void* gradients;   // [slots, HV] matrices: D = dL/dS at a chunk's end
     void* small_rows;  // [slots, HV, 64, V] 16-bit: dX of tokens whose |beta| is below small_beta, nothing elsewhere
     void* dv_tiles;    // [slots, HV] token tiles, where dv has no data
-    // f32 [row, head, segment, V, K] or [window, head, V, K]: S at the end of each but the last, D at the start of each but the first.
+    // f32 [row, head, segment, V, K]: S at the end of each but the last, D at the start of each but the first; [window, head, V, K] and [2, head, V, K].
     float *segment_states, *segment_gradients;
     float* segment_maps;   // f32 [row, head, segment, K, K]: transitions, [from][to]; those of the first and the last segment are not used
     float* first_carries;  // f32 [rows, HV, kCarryParts]: <S, D> of a row's first chunk, where it reads a state; null: not made

@@ -32,6 +32,7 @@ struct Sm90SolveParams {
     int32_t heads_per_block;  // divides value_heads / key_heads; at most SolveLayout::kMaxHeads
     int32_t head_map;
     SlotWindow window;
+    bool crossing;  // only chunks of the row that goes on, or begins, at the window's end
 };
 
 // gdn_forward_<dtype>_v<64|128>, gdn_forward_<dtype>_saving (64 rows of V), gdn_summary_<dtype>: one block per (row, segment, value head, part);

@@ -35,7 +35,7 @@ struct Chain {
     bool begins, ends;  // where the row does
     bool skip;          // its state is PAD: gradients are zero
     bool transition;
-    int matrix;  // its own of the parts' matrices
+    int matrix;  // of a segment: its own of the segments' matrices
 };
 __device__ __forceinline__ Chain chain_of(const Sm90ForwardParams& p, int64_t row, int head) {
     Chain w{};
@@ -65,11 +65,9 @@ __device__ __forceinline__ bool find_in_window(const Sm90ChainParams& params, in
     w = chain_of(p, row, head);
     const int64_t slot = first_slot(p.rows, row, w.tokens), chunks = chunks_of(w.tokens.length), last = slot + (chunks > 0 ? chunks - 1 : 0);
     w.begins = slot >= params.window.first, w.ends = last < params.window.end;
-    w.matrix = params.number * p.value_heads + head;
     set_chunks(w, static_cast<int>(clamp_to(params.window.first - slot, 0, chunks)), static_cast<int>(clamp_to(params.window.end - slot, 0, chunks)));
     return slot < params.window.end && last >= params.window.first && !(crosses && w.ends);
 }
-__device__ __forceinline__ int64_t row_at(const Rows& rows, int64_t slot) { return rows.offsets ? row_at_slot(rows, slot) : slot / chunks_of(rows.max_tokens); }
 
 // Chunk of the row at step `i` of a chain.
 template <bool Reverse>
@@ -81,10 +79,15 @@ __device__ __forceinline__ int64_t slot_and_head(const Sm90ForwardParams& p, con
     return (first_slot(p.rows, w.row, w.tokens) + chunk) * p.value_heads + w.head;
 }
 
-// Of a part, this one or its neighbour before (-1) or behind (1): f32 [V, K] (or [from, to]).
-__device__ __forceinline__ float* matrix_of(float* base, const Sm90ChainParams& params, const Chain& w, int neighbour = 0) {
-    const int stride = params.windows > 1 ? params.forward.value_heads : 1;
-    return base + static_cast<int64_t>(w.matrix + neighbour * stride) * (kHeadDim * kHeadDim);
+// f32 [V, K] (or [from, to]) of a part, this one or its neighbour before (-1) or behind (1). S has a matrix for each window, D has two by turns.
+__device__ __forceinline__ float* matrix_at(float* base, int64_t number) { return base + number * (kHeadDim * kHeadDim); }
+__device__ __forceinline__ float* state_of(const Sm90ChainParams& params, const Chain& w, int neighbour = 0) {
+    const bool windows = params.windows > 1;
+    return matrix_at(params.segment_states, windows ? (params.number + neighbour) * params.forward.value_heads + w.head : w.matrix + neighbour);
+}
+__device__ __forceinline__ float* gradient_of(const Sm90ChainParams& params, const Chain& w, int neighbour = 0) {
+    const bool windows = params.windows > 1;
+    return matrix_at(params.segment_gradients, windows ? ((params.number + neighbour) & 1) * params.forward.value_heads + w.head : w.matrix + neighbour);
 }
 
 // Load role. The two blocks of a head share all but v (d_out): each brings one half of k and q, the first strict(A) and the factors, the second the
@@ -220,7 +223,7 @@ __device__ __forceinline__ void state_chain(const Sm90ChainParams& params, const
     } else if (w.begins) {
         if (slots.read != kNoSlot) load_state(S, p, slots.read, w.head, me.state);
     } else if (!kSummary || params.windows > 1) {
-        load_matrix(S, matrix_of(params.segment_states, params, w, -1), me.state);
+        load_matrix(S, state_of(params, w, -1), me.state);
     }
     pack_matrix<T>(Sb, S);
 #pragma unroll 1
@@ -286,7 +289,7 @@ __device__ __forceinline__ void state_chain(const Sm90ChainParams& params, const
         pack_matrix<T>(Sb, S);
         if (threadIdx.x % 32 == 0) release_stage<L>(ring);
     }
-    if (kSummary) store_matrix(S, matrix_of(w.transition ? params.segment_maps : params.segment_states, params, w), me.state);
+    if (kSummary) store_matrix(S, w.transition ? matrix_at(params.segment_maps, w.matrix) : state_of(params, w), me.state);
 }
 
 // Where a row's matrix of a [rows, heads, K, V] (or V, K) tensor of the caller begins.
@@ -367,7 +370,7 @@ __device__ __forceinline__ void gradient_chain(const Sm90ChainParams& params, co
 #pragma unroll
     for (int i = 0; i < 64; ++i) D[i] = 0.f;
     if (!kSummary && !w.ends) {
-        load_matrix(D, matrix_of(params.segment_gradients, params, w, 1), me.state);
+        load_matrix(D, gradient_of(params, w, 1), me.state);
     } else if (w.ends && params.d_final.data) {
         const View& from = params.d_final;
         load_matrix_of_caller(D, from.data, matrix_begin(from, w), from.dtype, p.state_layout, me.state);
@@ -480,7 +483,7 @@ __device__ __forceinline__ void gradient_chain(const Sm90ChainParams& params, co
     if (!kSummary && w.begins)
         store_initial_gradient(params, w, me, D, row_slots(p.state, w.row).read == kNoSlot);
     else if (kSummary || params.windows > 1)
-        store_matrix(D, matrix_of(params.segment_gradients, params, w), me.state);
+        store_matrix(D, gradient_of(params, w), me.state);
 }
 
 // PAD: what this kernel writes of the gradients is zero.

@@ -33,6 +33,8 @@ __device__ __forceinline__ int64_t row_at_slot(const Rows& rows, int64_t slot) {
     return low;
 }
 
+__device__ __forceinline__ int64_t row_at(const Rows& rows, int64_t slot) { return rows.offsets ? row_at_slot(rows, slot) : slot / chunks_of(rows.max_tokens); }
+
 __device__ __forceinline__ ChunkPlace place_of(const Rows& rows, int64_t slot) {
     ChunkPlace p{-1, {}, 0};
     if (!rows.offsets) {

@@ -22,7 +22,7 @@ __device__ __forceinline__ void sum_chunk(const Sm90CutParams& p, int64_t slot) 
     for (int first = 0; first < heads; first += 32) {
         const int head = min(first + lane, heads - 1);
         float sum = 0;
-        if (at.row >= 0) {
+        if (at.row >= 0 && serves(p.forward.rows, at.tokens.length)) {
             const int64_t t = at.chunk * kChunk + warp * kQuarter, from = element_offset(p.forms.gate, at.row, at.tokens, t, head);
             const int valid = static_cast<int>(min(at.tokens.length - t, static_cast<int64_t>(kQuarter)));
             float raw[kQuarter];

@@ -46,7 +46,7 @@ __device__ __forceinline__ void solve(const Sm90SolveParams& p) {
     let_successor_start();
     if (p.window.first + slot >= p.window.end) return;
     const ChunkPlace at = place_of(p.rows, p.window.first + slot);
-    if (at.row < 0 || !serves(p.rows, at.tokens.length)) return;
+    if (at.row < 0 || !serves(p.rows, at.tokens.length) || (p.crossing && at.row != row_at(p.rows, p.window.end))) return;
     const int64_t token = at.chunk * kChunk;
     if (thread == 0) {
         const int t = static_cast<int>(token + at.tokens.begin), n = p.rows.offsets ? 0 : static_cast<int>(at.row);

@@ -137,7 +137,7 @@ SolveForms solve_forms(const Forward& call) {
             static_cast<float>(form.eps)};
 }
 
-Sm90SolveParams solve_params(const Plan& plan, const Forward& call, const TensorMaps& maps, const Memory& memory, const SlotWindow& window) {
+Sm90SolveParams solve_params(const Plan& plan, const Forward& call, const TensorMaps& maps, const Memory& memory, const SlotWindow& window, bool crossing) {
     const Form& form = call.form;
     return {maps.q,
             maps.k,
@@ -148,7 +148,8 @@ Sm90SolveParams solve_params(const Plan& plan, const Forward& call, const Tensor
             form.value_heads,
             plan.sm90.heads_per_block,
             form.head_map,
-            window};
+            window,
+            crossing};
 }
 
 Sm90ForwardParams sm90_forward_params(const Plan& plan, const Forward& call, const TensorMaps& maps, const Memory& memory) {
@@ -291,7 +292,7 @@ size_t make_kernel_args(const Step& step, const Plan& plan, const Forward& all, 
     if (from_source(step, "decode")) return put(decode_params(call), out);
     if (from_source(step, "short_rows")) return put(short_params(call), out);
     if (from_source(step, "recurrent")) return put(recurrent_params(step, call), out);
-    if (from_source(step, "solve")) return put(solve_params(plan, call, maps, memory, {0, slots_of(call.rows)}), out);
+    if (from_source(step, "solve")) return put(solve_params(plan, call, maps, memory, {0, slots_of(call.rows)}, false), out);
     if (from_source(step, "forward")) return put(sm90_forward_params(plan, call, maps, memory), out);
     if (from_source(step, "fused") || from_source(step, "fused_trio") || from_source(step, "fused_wide"))
         return put(Sm90FusedParams{sm90_forward_params(plan, call, maps, memory), solve_forms(call)}, out);
@@ -305,7 +306,8 @@ size_t make_kernel_args(const Step& step, int32_t segment, const Plan& plan, con
     if (from_source(step, "backward"))
         return put(plan.engine == FLASHQLA_ENGINE_RECURRENT ? backward_params(step, segment, plan, call, memory) : sums_params(plan, call, memory), out);
     if (from_source(step, "solve"))
-        return put(solve_params(plan, forward_of(call), {maps.q, maps.k, {}, {}}, memory, window_of(plan, call.rows, segment)), out);
+        return put(
+            solve_params(plan, forward_of(call), {maps.q, maps.k, {}, {}}, memory, window_of(plan, call.rows, segment), step.when == When::each_but_last), out);
     if (from_source(step, "backward_chains")) return put(chain_params(segment, plan, call, maps, memory), out);
     if (from_source(step, "backward_segments")) return put(chain_stitch_params(plan, call, memory), out);
     if (from_source(step, "backward_gradients")) return put(gradient_params(segment, plan, call, maps, memory), out);

@@ -181,7 +181,7 @@ CutCosts cut_costs(const Request& r, const Caps& caps) {
     Request fused = r;
     fused.state = {};
     const auto of_chunks = [&](int64_t n) {
-        fused.bounds.max_tokens = n * kChunk, fused.bounds.tokens = fused.bounds.rows * n * kChunk;
+        fused.bounds.max_tokens = n * kChunk, fused.bounds.tokens = fused.engine_rows() * n * kChunk;
         return fused_cost(fused, caps);
     };
     const double one = of_chunks(1), chunk = of_chunks(2) - one;

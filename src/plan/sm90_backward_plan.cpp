@@ -58,16 +58,18 @@ void add_summaries(const Form& form, int64_t units, int64_t chains, Plan& plan) 
 
 // What is kept beside the window's own: sums and first carries of all slots, S and D where windows meet.
 uint64_t bytes_of_windows(const Form& form, int64_t slots) {
-    const auto heads = static_cast<uint64_t>(form.value_heads), windows = static_cast<uint64_t>(backward_windows(form, slots));
-    return windows > 1 ? heads * (static_cast<uint64_t>(slots) * (2 + kCarryParts) * sizeof(float) + 2 * windows * kMatrixBytes) : 0;
+    const int64_t each = slots_within_limit(form);
+    if (slots <= each || each < kLeastWindow) return 0;
+    const auto heads = static_cast<uint64_t>(form.value_heads), windows = static_cast<uint64_t>(std::min(backward_windows(form, slots), kMostWindows));
+    return heads * (windows * static_cast<uint64_t>(each) * (2 + kCarryParts) * sizeof(float) + (windows + 2) * kMatrixBytes);
 }
 
 // Solve and chain of S, for the row that goes on behind a window's end.
 void add_window_ends(const Request& request, const Caps& caps, int64_t slots, Plan& plan) {
     const Form& form = request.problem.form;
-    const auto matrices = static_cast<uint64_t>(plan.segments) * static_cast<uint64_t>(form.value_heads) * kMatrixBytes;
-    plan.workspace.book(Region::segment_states, matrices);
-    plan.workspace.book(Region::state_gradient, matrices);
+    const uint64_t matrices = static_cast<uint64_t>(form.value_heads) * kMatrixBytes;
+    plan.workspace.book(Region::segment_states, static_cast<uint64_t>(plan.segments - 1) * matrices);
+    plan.workspace.book(Region::state_gradient, 2 * matrices);  // where this window ends and where it begins
     plan_solve(request, caps, slots, plan);
     add_chain(plan, by_dtype(form, KernelId::gdn_chain_summary_bf16, KernelId::gdn_chain_summary_f16), 2 * form.value_heads);
     for (int i = 0; i < plan.step_count; i++) plan.steps[i].when = When::each_but_last;
@@ -121,7 +123,6 @@ const char* refuses_chunked_backward(const Request& request, const Caps& caps) {
     const int64_t slots = slots_of(b), windows = backward_windows(form, slots);
     if (windows > 1 && slots_within_limit(form) < kLeastWindow) return "few chunks of so many heads would take 8 GiB of workspace";
     if (windows > kMostWindows) return "it would go by too many segments of 8 GiB of workspace";
-    if (std::min(slots, slots_within_limit(form)) * form.value_heads > kMostGridX / 4) return "its grid is too large";
     return nullptr;
 }
 

@@ -134,8 +134,12 @@ int fused_blocks(const Request& request, const Caps& caps) {
     return units <= most_trios(caps) ? 3 : 2 * units <= caps.multiprocessors ? 2 : 1;
 }
 
+// Mixed batches: one cluster finds the rows to cut, 512 a step, and each slot has a block and a word a head.
+constexpr int64_t kMostRowsBesideCut = 1 << 16;
+
 const char* refuses_context_parallel(const Request& request, const Caps& caps) {
     if (const char* why = refuses_call(request, caps)) return why;
+    if (request.long_rows && request.bounds.rows > kMostRowsBesideCut) return "so many rows of few tokens are not looked through for those to cut";
     if (request.cut || request.segments >= 2) return nullptr;
     if (request.long_rows) return "beside rows of few tokens only a cut serves";
     const char* why = keys_are_bounded(request) && !request.saved ? nullptr : refuses_chunked(request, caps);

@@ -10,13 +10,13 @@ namespace fqla {
 enum class Region : uint8_t {
     segment_states,   // states at the start of each segment
     chunk_states,     // states at the start of each chunk of one segment
-    state_gradient,   // D = dL/dS carried from segment to segment
-    head_gradients,   // dq, dk of each value head before they are summed
+    state_gradient,   // D = dL/dS carried from segment (Hopper: or window) to segment
+    head_gradients,   // dq, dk of each value head before they are summed; Hopper: dv that the caller does not want
     partial_sums,     // dA_log, ddt_bias before they are summed
     records,          // what the solve leaves for each chunk and value head (layouts.h)
     segment_maps,     // transitions of segments, f32 [row, head, segment, K, K]
     residuals,        // e_t = v - S'^T k of a segment's tokens, f32; Hopper: U
-    delta_gradients,  // dL/du_t of a segment's tokens, f32
+    delta_gradients,  // dL/du_t of a segment's tokens, f32; Hopper: dX of tokens of small beta
     chunk_gradients,  // D at the end of each chunk of one segment
     first_carries,    // Hopper: <S, D> of each row's first chunk
     gate_sums,        // log2 decays of each chunk and head
