@@ -13,13 +13,12 @@ constexpr int kCarryParts = 8;  // of <S, D>: a sum of each warp of both halves 
 // In windows both work on what rows have in this one, gdn_chains on `grid_rows` rows from the first of them on; gdn_chain_summary, one cluster a value head,
 // finds S at the window's end for the row that goes on behind it.
 struct Sm90ChainParams {
-    Sm90ForwardParams
-        forward;  // q, k, v, records, read states, segments, states, updates; o and out are dv, which has no data where the caller does not want it
+    Sm90ForwardParams forward;  // q, k, v, records, read states, segments, states, updates; o and out are dv, if the caller wants it
     TensorMap d_out;
     View d_final, d_initial;
     void* gradients;   // [slots, HV] matrices: D = dL/dS at a chunk's end
     void* small_rows;  // [slots, HV, 64, V] 16-bit: dX of tokens whose |beta| is below small_beta, nothing elsewhere
-    void* dv_tiles;    // [slots, HV] token tiles, where dv has no data
+    void* dv_tiles;    // [slots, HV] token tiles, where the caller does not want dv
     // f32 [row, head, segment, V, K]: S at the end of each but the last, D at the start of each but the first; [window, head, V, K] and [2, head, V, K].
     float *segment_states, *segment_gradients;
     float* segment_maps;   // f32 [row, head, segment, K, K]: transitions, [from][to]; those of the first and the last segment are not used

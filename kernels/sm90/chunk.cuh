@@ -19,8 +19,9 @@ struct ChunkPlace {
     int64_t chunk;  // within the row
 };
 
-// The last row whose first slot is not behind this one, found by a whole warp, 32 rows a step. For rows cut by offsets.
-__device__ __forceinline__ int64_t row_at_slot(const Rows& rows, int64_t slot) {
+// The last row whose first slot is not behind this one, found by a whole warp, 32 rows a step.
+__device__ __forceinline__ int64_t row_at(const Rows& rows, int64_t slot) {
+    if (!rows.offsets) return slot / chunks_of(rows.max_tokens);
     const int lane = threadIdx.x % 32;
     int64_t low = 0, count = rows.count;  // the row is in [low, low + count)
     while (count > 1) {
@@ -33,18 +34,10 @@ __device__ __forceinline__ int64_t row_at_slot(const Rows& rows, int64_t slot) {
     return low;
 }
 
-__device__ __forceinline__ int64_t row_at(const Rows& rows, int64_t slot) { return rows.offsets ? row_at_slot(rows, slot) : slot / chunks_of(rows.max_tokens); }
-
+// By a whole warp.
 __device__ __forceinline__ ChunkPlace place_of(const Rows& rows, int64_t slot) {
     ChunkPlace p{-1, {}, 0};
-    if (!rows.offsets) {
-        const int64_t chunks = chunks_of(rows.max_tokens);
-        p.row = slot / chunks;
-        p.chunk = slot - p.row * chunks;
-        p.tokens = row_tokens(rows, p.row);
-        return p;
-    }
-    const int64_t row = row_at_slot(rows, slot);
+    const int64_t row = row_at(rows, slot);
     p.tokens = row_tokens(rows, row);
     p.chunk = slot - first_slot(rows, row, p.tokens);
     if (p.chunk >= 0 && p.chunk < chunks_of(p.tokens.length)) p.row = row;

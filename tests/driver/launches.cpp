@@ -17,6 +17,21 @@ bool one_of(const std::string& name, std::initializer_list<const char*> names) {
     return std::any_of(names.begin(), names.end(), [&](const char* n) { return name == n; });
 }
 
+// A card that has the Hopper kernels, with a context.
+FakeCuda& fake_hopper() {
+    FakeCuda& fake = fake_cuda();
+    fake.context = 7;
+    fake.major = 9;
+    return fake;
+}
+
+template <class Params>
+Params params_of(const FakeLaunch& launch) {
+    Params params;
+    std::memcpy(static_cast<void*>(&params), launch.params, sizeof params);
+    return params;
+}
+
 }  // namespace
 
 TEST_CASE("only what was allowed is asked of the driver") {
@@ -66,8 +81,7 @@ TEST_CASE("parameters arrive as they were given") {
     REQUIRE(call.forward() == FLASHQLA_STATUS_OK);
     REQUIRE(fake_cuda().launches.size() == 1);
     const FakeLaunch& launch = fake_cuda().launches[0];
-    fqla::RecurrentParams p;
-    std::memcpy(static_cast<void*>(&p), launch.params, sizeof p);
+    auto p = params_of<fqla::RecurrentParams>(launch);
     CHECK(launch.kernel == "gdn_recurrent_bf16_f32vk");
     CHECK(launch.stream == call.stream);
     CHECK(launch.grid[1] == 8);
@@ -110,8 +124,7 @@ TEST_CASE("decode parameters arrive in bytes") {
         fake.launches.clear();
         REQUIRE_MESSAGE(call.forward() == FLASHQLA_STATUS_OK, std::string(flashqla_last_error()));
         REQUIRE(fake.launches.size() == 1);
-        fqla::DecodeParams p;
-        std::memcpy(static_cast<void*>(&p), fake.launches[0].params, sizeof p);
+        auto p = params_of<fqla::DecodeParams>(fake.launches[0]);
         return p;
     };
     fqla::DecodeParams p = launched();
@@ -181,9 +194,7 @@ TEST_CASE("decode that the decode kernel does not reach") {
 
 // Chunked on a Hopper card: maps for q, k, v and out, the solve, then the recurrence that may start early.
 TEST_CASE("tensor-core calls") {
-    FakeCuda& fake = fake_cuda();
-    fake.context = 7;
-    fake.major = 9;
+    FakeCuda& fake = fake_hopper();
     GpuCall call;
     call.problem.engine = FLASHQLA_ENGINE_CHUNKED;
     call.sequences.tokens = 8 * 1000;
@@ -203,8 +214,7 @@ TEST_CASE("tensor-core calls") {
     CHECK(!fake.launches[0].overlaps);
     CHECK(fake.launches[1].kernel == "gdn_forward_bf16_v128");
     CHECK(fake.launches[1].overlaps);
-    fqla::Sm90ForwardParams p;
-    std::memcpy(static_cast<void*>(&p), fake.launches[1].params, sizeof p);
+    auto p = params_of<fqla::Sm90ForwardParams>(fake.launches[1]);
     CHECK(p.segments == 1);
     CHECK(p.records == call.kWorkspace);
     CHECK(p.state.read.data == call.state.read_data);
@@ -213,9 +223,7 @@ TEST_CASE("tensor-core calls") {
 
 // Prefill beside decode: every launch has all rows, and tells by their lengths which are its own.
 TEST_CASE("mixed calls") {
-    FakeCuda& fake = fake_cuda();
-    fake.context = 7;
-    fake.major = 9;
+    FakeCuda& fake = fake_hopper();
     GpuCall call;
     call.problem.engine = FLASHQLA_ENGINE_AUTO;
     call.problem.qk_norm = FLASHQLA_NORM_NONE;
@@ -280,9 +288,7 @@ TEST_CASE("mixed calls") {
 }
 
 TEST_CASE("tensor-core backward calls") {
-    FakeCuda& fake = fake_cuda();
-    fake.context = 7;
-    fake.major = 9;
+    FakeCuda& fake = fake_hopper();
     GpuCall call;
     call.problem.engine = FLASHQLA_ENGINE_CHUNKED;
     call.sequences.tokens = 8 * 1000;
@@ -298,15 +304,13 @@ TEST_CASE("tensor-core backward calls") {
     CHECK(fake.launches[2].overlaps);
     CHECK(fake.launches[3].kernel == "gdn_backward_sums");
     CHECK(!fake.launches[3].overlaps);
-    fqla::Sm90GradientParams p;
-    std::memcpy(static_cast<void*>(&p), fake.launches[2].params, sizeof p);
+    auto p = params_of<fqla::Sm90GradientParams>(fake.launches[2]);
     CHECK(p.window.first == 0);
     CHECK(p.window.end == 8 * 16);
     CHECK(!p.dv_tiles);
     CHECK(p.heads == 2);
     CHECK(p.partial_sums != nullptr);
-    fqla::Sm90ChainParams chains;
-    std::memcpy(static_cast<void*>(&chains), fake.launches[1].params, sizeof chains);
+    auto chains = params_of<fqla::Sm90ChainParams>(fake.launches[1]);
     CHECK(chains.first_carries != nullptr);
     CHECK(p.first_carries == chains.first_carries);
     CHECK(p.never == 0);
@@ -317,17 +321,15 @@ TEST_CASE("tensor-core backward calls") {
     call.grads.dv = {};
     REQUIRE(call.backward() == FLASHQLA_STATUS_OK);
     CHECK(fake.maps.size() == 4);
-    std::memcpy(static_cast<void*>(&chains), fake.launches[1].params, sizeof chains);
-    std::memcpy(static_cast<void*>(&p), fake.launches[2].params, sizeof p);
+    chains = params_of<fqla::Sm90ChainParams>(fake.launches[1]);
+    p = params_of<fqla::Sm90GradientParams>(fake.launches[2]);
     CHECK(chains.dv_tiles > call.kWorkspace);
     CHECK(p.dv_tiles == chains.dv_tiles);
 }
 
 // Windows of 8 GiB: upwards, S at their ends; then downwards all else, each on its own slots of the same memory.
 TEST_CASE("a backward that keeps more than the workspace limit") {
-    FakeCuda& fake = fake_cuda();
-    fake.context = 7;
-    fake.major = 9;
+    FakeCuda& fake = fake_hopper();
     GpuCall call;
     call.problem.engine = FLASHQLA_ENGINE_CHUNKED;
     call.sequences.rows = 3, call.sequences.tokens = 3 * 100000;
@@ -350,17 +352,14 @@ TEST_CASE("a backward that keeps more than the workspace limit") {
         const fqla::SlotWindow window{windows[i] * each, std::min((windows[i] + 1) * each, slots)};
         fqla::SlotWindow got{};
         if (want[i] == "gdn_solve_bf16") {
-            fqla::Sm90SolveParams p;
-            std::memcpy(static_cast<void*>(&p), fake.launches[i].params, sizeof p);
+            auto p = params_of<fqla::Sm90SolveParams>(fake.launches[i]);
             got = p.window, records = static_cast<const char*>(p.records);
             CHECK(records >= call.kWorkspace);
         } else if (want[i] == "gdn_gradients_bf16") {
-            fqla::Sm90GradientParams p;
-            std::memcpy(static_cast<void*>(&p), fake.launches[i].params, sizeof p);
+            auto p = params_of<fqla::Sm90GradientParams>(fake.launches[i]);
             got = p.window;
         } else {
-            fqla::Sm90ChainParams p;
-            std::memcpy(static_cast<void*>(&p), fake.launches[i].params, sizeof p);
+            auto p = params_of<fqla::Sm90ChainParams>(fake.launches[i]);
             got = p.window;
             CHECK(p.windows == 3);
             CHECK(p.number == windows[i]);
@@ -373,9 +372,7 @@ TEST_CASE("a backward that keeps more than the workspace limit") {
 }
 
 TEST_CASE("a forward that saves, and the backward that reads it") {
-    FakeCuda& fake = fake_cuda();
-    fake.context = 7;
-    fake.major = 9;
+    FakeCuda& fake = fake_hopper();
     GpuCall call;
     call.problem.engine = FLASHQLA_ENGINE_AUTO;
     call.sequences.tokens = 8 * 1000;
@@ -401,8 +398,7 @@ TEST_CASE("a forward that saves, and the backward that reads it") {
     CHECK(fake.launches[0].kernel == "gdn_solve_bf16");
     CHECK(fake.launches[1].kernel == "gdn_forward_bf16_saving");
     CHECK(fake.launches[1].grid[0] == 2 * 8 * 32);
-    fqla::Sm90ForwardParams forward;
-    std::memcpy(static_cast<void*>(&forward), fake.launches[1].params, sizeof forward);
+    auto forward = params_of<fqla::Sm90ForwardParams>(fake.launches[1]);
     CHECK(forward.records == saved);
     CHECK(static_cast<char*>(forward.states) > saved);
     CHECK(static_cast<char*>(forward.updates) > saved);
@@ -416,8 +412,7 @@ TEST_CASE("a forward that saves, and the backward that reads it") {
     CHECK(!fake.launches[0].overlaps);  // nothing of this call is before it
     CHECK(fake.launches[1].kernel == "gdn_gradients_bf16");
     CHECK(fake.launches[1].overlaps);
-    fqla::Sm90GradientParams gradients;
-    std::memcpy(static_cast<void*>(&gradients), fake.launches[1].params, sizeof gradients);
+    auto gradients = params_of<fqla::Sm90GradientParams>(fake.launches[1]);
     CHECK(gradients.states == forward.states);
     CHECK(gradients.updates == forward.updates);
     CHECK(gradients.first_carries == nullptr);  // the forward may have overwritten the states

@@ -127,8 +127,12 @@ CUresult cuCtxSynchronize() { return CUDA_SUCCESS; }
 constexpr size_t kLarge = size_t{256} << 20;
 
 size_t mapped_bytes(size_t bytes) { return (std::max(bytes, size_t{1}) + 4095) / 4096 * 4096; }
-std::map<CUdeviceptr, size_t>& mappings() {
-    static std::map<CUdeviceptr, size_t> all;
+struct Mappings {
+    std::mutex mutex;
+    std::map<CUdeviceptr, size_t> bytes;
+};
+Mappings& mappings() {
+    static Mappings all;
     return all;
 }
 
@@ -137,14 +141,16 @@ CUresult cuMemAlloc(CUdeviceptr* at, size_t bytes) {
     if (p == MAP_FAILED) return CUDA_ERROR_OUT_OF_MEMORY;
     memset(p, 0xFF, std::min(bytes, kLarge));
     *at = address(p);
-    mappings()[*at] = mapped_bytes(bytes);
+    const std::lock_guard<std::mutex> lock(mappings().mutex);
+    mappings().bytes[*at] = mapped_bytes(bytes);
     return CUDA_SUCCESS;
 }
 CUresult cuMemFree(CUdeviceptr at) {
-    const auto found = mappings().find(at);
-    if (found == mappings().end()) return at ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
+    const std::lock_guard<std::mutex> lock(mappings().mutex);
+    const auto found = mappings().bytes.find(at);
+    if (found == mappings().bytes.end()) return at ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
     munmap(pointer(at), found->second);
-    mappings().erase(found);
+    mappings().bytes.erase(found);
     return CUDA_SUCCESS;
 }
 CUresult cuMemcpyHtoD(CUdeviceptr to, const void* from, size_t bytes) { return memcpy(pointer(to), from, bytes), CUDA_SUCCESS; }

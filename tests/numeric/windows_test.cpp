@@ -1,6 +1,7 @@
 // Beyond 8 GiB of workspace the tensor-core backward goes by windows of chunks. How many there are the bounds say, so a few rows of tokens that lie far behind
 // the tensors' beginning stand where windows meet: there they must have the bits that they have in one piece.
 #include <cstring>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -25,17 +26,10 @@ struct DeviceArray {
     char* const data;
 };
 
-std::vector<uint8_t> random_numbers(int64_t count, bool bf16, Random& random) {
-    std::vector<uint8_t> bytes(static_cast<size_t>(count) * (bf16 ? 2 : 4));
-    for (int64_t i = 0; i < count; i++) {
-        const auto x = static_cast<float>(random.uniform(-1, 1));
-        uint32_t bits;
-        std::memcpy(&bits, &x, sizeof bits);
-        if (bf16)
-            bits >>= 16, std::memcpy(&bytes[static_cast<size_t>(i) * 2], &bits, 2);
-        else
-            std::memcpy(&bytes[static_cast<size_t>(i) * 4], &bits, 4);
-    }
+std::vector<uint8_t> random_numbers(int64_t count, int32_t dtype, Random& random) {
+    const int64_t each = dtype_bytes(dtype);
+    std::vector<uint8_t> bytes(static_cast<size_t>(count * each));
+    for (int64_t i = 0; i < count; i++) encode(dtype, random.uniform(-1, 1), &bytes[static_cast<size_t>(i * each)]);
     return bytes;
 }
 
@@ -45,15 +39,15 @@ std::vector<uint8_t> gradients(int64_t begin, int64_t tokens, bool wants_dv, boo
     Random random(7);
     std::vector<std::unique_ptr<DeviceArray>> arrays;
     const auto array = [&](int64_t bytes) { return arrays.emplace_back(std::make_unique<DeviceArray>(bytes))->data; };
-    const auto input = [&](flashqla_tensor& t, int64_t width, bool bf16) {
-        const std::vector<uint8_t> numbers = random_numbers(kTokens * width, bf16, random);
-        const int64_t each = width * (bf16 ? 2 : 4);
+    const auto input = [&](flashqla_tensor& t, int64_t width, int32_t dtype) {
+        const std::vector<uint8_t> numbers = random_numbers(kTokens * width, dtype, random);
+        const int64_t each = width * dtype_bytes(dtype);
         char* const data = array(tokens * each);
         REQUIRE(fqla_dev_upload(device, data + begin * each, numbers.data(), numbers.size()) == 0);
         t.data = data;
     };
     const auto constants = [&](flashqla_tensor& t, int64_t count) {
-        const std::vector<uint8_t> numbers = random_numbers(count, false, random);
+        const std::vector<uint8_t> numbers = random_numbers(count, FLASHQLA_DTYPE_F32, random);
         t.data = array(count * 4);
         REQUIRE(fqla_dev_upload(device, t.data, numbers.data(), numbers.size()) == 0);
     };
@@ -79,9 +73,9 @@ std::vector<uint8_t> gradients(int64_t begin, int64_t tokens, bool wants_dv, boo
 
     flashqla_backward_args args;
     flashqla_backward_args_init(&args, sizeof args);
-    input(args.q, kKeyHeads * kDim, true), input(args.k, kKeyHeads * kDim, true);
-    input(args.v, kValueHeads * kDim, true), input(args.d_out, kValueHeads * kDim, true);
-    input(args.gate, kValueHeads, false), input(args.beta, kValueHeads, false);
+    input(args.q, kKeyHeads * kDim, FLASHQLA_DTYPE_BF16), input(args.k, kKeyHeads * kDim, FLASHQLA_DTYPE_BF16);
+    input(args.v, kValueHeads * kDim, FLASHQLA_DTYPE_BF16), input(args.d_out, kValueHeads * kDim, FLASHQLA_DTYPE_BF16);
+    input(args.gate, kValueHeads, FLASHQLA_DTYPE_F32), input(args.beta, kValueHeads, FLASHQLA_DTYPE_F32);
     constants(args.A_log, kValueHeads), constants(args.dt_bias, kValueHeads);
     constants(args.d_final, kRows * kValueHeads * kMatrix);
     struct Output {
