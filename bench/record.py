@@ -94,7 +94,8 @@ def merge(table, rows, recorded, date):
             if kind not in TITLES or not number(row.get(column)):  # refusals are text, times outside a graph are lists
                 continue
             key = (kind, row["heads"], row["seqs"])
-            peers = [(row[n], NAMES[n]) for n in NAMES if number(row.get(n))]
+            # A peer that holds its scratch from call to call shows no memory: nothing to compare with.
+            peers = [(row[n], NAMES[n]) for n in NAMES if number(row.get(n)) and row[n] > 0]
             if column == "ours":
                 peers += [(t, f"{NAMES[n]}, recorded") for n, t in recorded.get(key, {}).items() if not number(row.get(n))]
             if kind in APART:

@@ -17,6 +17,7 @@ ROWS = [
     {"kind": "decode_ms", "gates": "raw", "flashinfer": 0.03, "fla": 0.02, "ours": 0.01, **GPU},
     {"kind": "decode_bf16_ms", "gates": "raw", "flashinfer": 0.03, "fla": None, "ours": 0.006, **GPU},
     {"kind": "mixed_ms", "gates": "raw", "ours": 1.02, "separately": 1.0, "over": 1.02, **GPU},
+    {"kind": "fwd_mib", "gates": "qla", "qla": 9.0, "flashinfer": 0.0, "ours": 6.0, **GPU},
     {"kind": "fwd_err", "gates": "none", "beta": "sigmoid", "keys": "random", "state": "given", "ours": {"o": 0.003, "ht": 0.001},
      "qla": {"o": 0.004, "ht": float("nan")}, "fla": {"o": 0.002}, **GPU},
     {"kind": "fwd_err", "gates": "none", "beta": "2sigmoid", "keys": "norm1.4", "state": "none", "ours": {"o": 0.5}, "fla": {"o": 0.6}, **GPU},
@@ -46,7 +47,8 @@ def main():
         assert cell("bwd_saved_ms", "ours", "its name") == ("0.3", "-")
         assert cell("decode_ms", "its name", "speedup") == ("fla", "2.00")
         assert cell("mixed_ms", "its name", "speedup") == ("two calls of ours", "0.98")
-        assert len(table) == 7 and len(record.read_table(os.path.join(results, "h200.tsv"))) == 1
+        assert cell("fwd_mib", "its name", "speedup") == ("flash_qla", "1.50")
+        assert len(table) == 8 and len(record.read_table(os.path.join(results, "h200.tsv"))) == 1
         errors = record.read_table(os.path.join(results, "h100_errors.tsv"), record.ERROR_COLUMNS, 5)
         assert [r["ratio"] for r in errors.values()] == ["1.500", "-", "0.833"], errors
         readme, page = (open(os.path.join(at, "README.md")).read() for at in (folder, results))
