@@ -10,7 +10,7 @@ namespace fqla {
 namespace {
 
 // Microseconds on an H100 80GB, 2026-11-23: fitted to 140 rows of bench/regret.py (seven head counts; 8 to 32768 tokens; 1 to 64 rows; ragged
-// ones), each timed with every engine, for the least regret first and the least error second.
+// ones), each timed with every engine, for the least regret first and the least error second. kHeadUnit, kStitch: anew, 2026-11-24.
 constexpr double kStateBytesPerUs = 2.9e6;  // states in and out
 // recurrent: a token of the chain costs the more the more (row, head) pairs share a multiprocessor
 constexpr double kRecurrentStart = 6, kRecurrentToken = 0.58;
@@ -21,7 +21,7 @@ constexpr double kFusedStart = 11.9, kFusedChunk = 1.7, kFusedCrowd = 0.39, kFus
 constexpr double kTrioStart = 11.5, kTrioChunk = 1.05, kTrioCrowd = 0.28;
 constexpr double kTrioNorms = 0.14;
 // fused, one block a (row, head) pair: rows of 1024 and 8192 tokens, 128 to 512 pairs
-constexpr double kHeadStart = 12, kHeadChunk = 2.45, kHeadUnit = 7;
+constexpr double kHeadStart = 12, kHeadChunk = 2.45, kHeadUnit = 5.8;
 // the same in stretches, and their summaries
 constexpr double kCutStart = 16, kStretchChunk = 2.42, kStretchUnit = 9, kHeadSummaryChunk = 1.95, kHeadSummaryUnit = 13, kStitchStart = 4, kStitchHop = 1;
 // What the host reckons with, which cannot see the gates: so many of the heads remember, the others forget in so many chunks.
@@ -37,7 +37,7 @@ constexpr double kForwardStart = 6.9, kForwardChunk = 0.92, kForwardCrowd = 0.49
 constexpr double kV128Chunk = 3.65, kV128LoneChunk = 1.8;
 constexpr double kForwardStates = 0.93;
 // summary and stitch of context parallelism
-constexpr double kSegmentsStart = 8, kSummaryChunk = 0.9, kStitch = 21;
+constexpr double kSegmentsStart = 8, kSummaryChunk = 0.9, kStitch = 11;
 // portable backward: a token of the longest row, and a share of it for each head that a multiprocessor has
 constexpr double kPortableStart = 15, kPortableToken = 0.7, kPortableShare = 1.5;
 // Hopper backward, H100, 2026-11-23, 16 rows of bench/compare.py within 25%: a chunk of the longest row; of a head by its bytes, in the chains and behind
